@@ -1,0 +1,108 @@
+"""The server's settings: the one reader of the environment. Every field is explained in docs/reference/settings.md."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+PREFIX = "NEARTIME_"
+
+
+def _home() -> Path:
+    data = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+    return Path(os.environ.get("NEARTIME_HOME") or f"{data}/neartime").expanduser()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What an operator can set. Each field is the environment variable NEARTIME_<NAME IN CAPITALS>."""
+
+    home: Path = field(default_factory=_home)
+    """Folder of everything the embedded runtime keeps. Only its owner can read it."""
+
+    # --- where it listens
+    host: str = "127.0.0.1"
+    port: int = 8787
+    """TCP port of the REST API; 0 takes a free one."""
+    public_url: str | None = None
+    """The API's URL as clients reach it, where a proxy stands before it."""
+
+    # --- where it keeps things
+    database: str | None = None
+    """SQLAlchemy URL; None is SQLite in the home folder. PostgreSQL: postgresql+psycopg://user@host/name"""
+    secret_file: Path | None = None
+    """The operator's secret, 64 hexadecimal digits, for its owner alone; all keys derive from it. None: in home."""
+
+    # --- NATS
+    nats_url: str | None = None
+    """Of a NATS server in operator mode that trusts this operator; None: the embedded one."""
+    nats_public_url: str | None = None
+    """The NATS URL as clients reach it, where it differs."""
+    jobs_stream_bytes: int = 512 << 20
+    """Bytes reserved per instance for status, interim results and results."""
+    bulk_stream_bytes: int = 4 << 30
+    """Bytes per instance for logs and large values."""
+    stream_max_age: float = 7 * 86400.0
+    """Seconds that events stay in the streams; the store keeps results, interim results and logs beyond."""
+
+    # --- backends and workers
+    backends_file: Path | None = None
+    """TOML, a table [[backends]] each; None: `aer` and `generic_5q`, built in."""
+    executor: str = "process"
+    worker_heartbeat: float = 5.0
+    """Seconds between heartbeats; a worker unheard for three of them, and not seen by the executor, is lost."""
+    cancel_grace: float = 2.0
+    """Seconds between the exception in main() and SIGTERM, and again between SIGTERM and SIGKILL."""
+
+    # --- limits
+    max_body_bytes: int = 512 << 20
+    """Bytes of a request's body."""
+    session_max_ttl: int = 8 * 3600
+    """Seconds a session may stay open, and the default."""
+    session_interactive_ttl: int = 300
+    """Seconds without a job after which a session closes by itself, the default."""
+    stream_token_ttl: int = 3600
+    """Seconds a client's NATS credential lives."""
+    idempotency_ttl: int = 86400
+    """Seconds an idempotency key is remembered."""
+
+    @property
+    def database_url(self) -> str:
+        return self.database or f"sqlite:///{self.home / 'neartime.db'}"
+
+    @property
+    def secret_path(self) -> Path:
+        return self.secret_file or self.home / "secret"
+
+    @classmethod
+    def read(cls, environment: Mapping[str, str] | None = None, **overrides: object) -> Settings:
+        """Settings from the environment; `overrides` win.
+
+        Raises:
+            ConfigurationError: a variable does not hold what its field wants; all of them are named.
+        """
+        from neartime_server.errors import ConfigurationError
+
+        source = os.environ if environment is None else environment
+        values: dict[str, object] = {}
+        faults = []
+        kinds: dict[str, Callable[[str], object]] = {
+            "int": int,
+            "float": float,
+            "str": str,
+            "Path": lambda text: Path(text).expanduser(),
+        }
+        for one in fields(cls):
+            name = PREFIX + one.name.upper()
+            if not (text := source.get(name)):
+                continue
+            kind = str(one.type).removesuffix(" | None")
+            try:
+                values[one.name] = kinds[kind](text)
+            except ValueError:
+                faults.append(f"{name}={text!r}: expected {kind}")
+        if faults:
+            raise ConfigurationError("\n".join(faults))
+        return cls(**{**values, **{k: v for k, v in overrides.items() if v is not None}})  # type: ignore[arg-type]

@@ -1,0 +1,75 @@
+"""Subjects and streams inside one instance's NATS account.
+
+    job.<session>.<job>.status|interim|result      stream JOBS: the life of a job, bytes reserved for it
+    job.<session>.<job>.log                        stream BULK: log records
+    job.<session>.<job>.blob.<name>                stream BULK: chunks of a large value
+    worker.<worker>.control                        request/reply, signed: start, cancel, drain
+    beat.<worker>                                  a worker's signed heartbeat
+    fetch.<worker>                                 request/reply, signed: a worker asks for a chunk of its job's inputs
+
+Two streams, so that a full quota of logs and large values can't silence the status that says so.
+"""
+
+from neartime.contract.ids import is_id
+
+JOBS = "JOBS"
+BULK = "BULK"
+STREAM_SUBJECTS = {
+    JOBS: ["job.*.*.status", "job.*.*.interim", "job.*.*.result"],
+    BULK: ["job.*.*.log", "job.*.*.blob.*"],
+}
+JOB_KINDS = ("status", "interim", "result")
+KINDS = (*JOB_KINDS, "log")
+
+
+def event(session_id: str, job_id: str, kind: str) -> str:
+    """The subject of a job's events of one kind (`status`, `interim`, `result` or `log`)."""
+    return f"job.{session_id}.{job_id}.{kind}"
+
+
+def blob(session_id: str, job_id: str, name: str) -> str:
+    """The subject that carries the chunks of one large value of a job."""
+    return f"job.{session_id}.{job_id}.blob.{name}"
+
+
+def parse_event(subject: str) -> tuple[str, str, str] | None:
+    """(session id, job id, kind) of an event's subject, and None for any other subject."""
+    tokens = subject.split(".")
+    if len(tokens) != 4 or tokens[0] != "job" or tokens[3] not in KINDS or not (is_id(tokens[1]) and is_id(tokens[2])):
+        return None
+    return tokens[1], tokens[2], tokens[3]
+
+
+def control(worker_id: str) -> str:
+    return f"worker.{worker_id}.control"
+
+
+def beat(worker_id: str) -> str:
+    return f"beat.{worker_id}"
+
+
+def fetch(worker_id: str) -> str:
+    return f"fetch.{worker_id}"
+
+
+def inbox(name: str) -> str:
+    """The inbox prefix of one credential; each has its own, so that nobody hears another's answers."""
+    return f"_INBOX_{name}"
+
+
+def worker_permissions(worker_id: str, session_id: str) -> tuple[list[str], list[str]]:
+    """What a worker may (publish, subscribe): its session's events, its own beat and fetch, its own control subject."""
+    publish = [f"job.{session_id}.>", beat(worker_id), fetch(worker_id)]
+    return publish, [f"{inbox(worker_id)}.>", control(worker_id)]
+
+
+def reader_permissions(name: str) -> tuple[list[str], list[str]]:
+    """What a client may (publish, subscribe): make and delete consumers of its own on the two streams, and hear them.
+
+    `name` is the credential's own; its consumers deliver to its inbox. Nothing of an event can be written with it.
+    """
+    publish = [f"$JS.API.STREAM.INFO.{stream}" for stream in (JOBS, BULK)]
+    for verb in ("CREATE", "INFO", "DELETE"):
+        publish += [f"$JS.API.CONSUMER.{verb}.{stream}.>" for stream in (JOBS, BULK)]
+    publish += [f"$JS.FC.{stream}.>" for stream in (JOBS, BULK)]
+    return publish, [f"{inbox(name)}.>"]
