@@ -2,10 +2,11 @@
 
 An event's subject says whose it is and of what kind (`subjects`); its NATS headers are the envelope; its body is
 
-    status    JSON, a `StatusEvent`
-    interim   the encoded value, opaque here
-    result    the encoded value, opaque here
-    log       JSON lines, each a `LogRecord`
+    status      JSON, a `StatusEvent`
+    interim     the encoded value, opaque here
+    result      the encoded value, opaque here
+    checkpoint  the encoded state, opaque here
+    log         JSON lines, each a `LogRecord`
 
 A value larger than `INLINE_LIMIT` travels as chunks on the job's blob subject; its event then has an empty body and a
 `Reference` in the envelope. Readers never trust a subject alone: a message without a valid envelope is dropped and
@@ -36,6 +37,7 @@ SOURCE_HEADER = "Neartime-Source"
 ATTEMPT_HEADER = "Neartime-Attempt"
 SEQUENCE_HEADER = "Neartime-Sequence"
 INDEX_HEADER = "Neartime-Index"
+INTERIMS_HEADER = "Neartime-Interims"
 REFERENCE_HEADER = "Neartime-Reference"
 MESSAGE_ID_HEADER = "Nats-Msg-Id"
 
@@ -76,6 +78,8 @@ class Envelope:
     """The source's own count within the attempt and the stream, from 1."""
     index: int = 0
     """Of an interim result: its place among the job's interim results, from 1, carried on across attempts."""
+    interims: int = 0
+    """Of a checkpoint: how many interim results the job had published before it."""
     reference: Reference | None = None
 
     def headers(self, job_id: str, stream: str) -> dict[str, str]:
@@ -89,6 +93,8 @@ class Envelope:
         }
         if self.index:
             headers[INDEX_HEADER] = str(self.index)
+        if self.interims:
+            headers[INTERIMS_HEADER] = str(self.interims)
         if self.reference:
             headers[REFERENCE_HEADER] = self.reference.model_dump_json()
         return headers
@@ -106,13 +112,14 @@ class Envelope:
             version, source = int(headers[VERSION_HEADER]), headers[SOURCE_HEADER]
             attempt, sequence = int(headers[ATTEMPT_HEADER]), int(headers[SEQUENCE_HEADER])
             index = int(headers.get(INDEX_HEADER, "0"))
+            interims = int(headers.get(INTERIMS_HEADER, "0"))
             text = headers.get(REFERENCE_HEADER)
             reference = Reference.model_validate_json(text) if text else None
         except (KeyError, ValueError) as error:
             raise InvalidEnvelope(f"bad envelope: {error}") from error
         if version not in SUPPORTED_VERSIONS or attempt < 1 or sequence < 1 or index < 0 or not source:
             raise InvalidEnvelope(f"bad envelope: version {version}, attempt {attempt}, sequence {sequence}")
-        return cls(source, attempt, sequence, index, reference)
+        return cls(source, attempt, sequence, index, interims, reference)
 
 
 class StatusEvent(BaseModel):

@@ -147,14 +147,6 @@ class Fetch(Model):
     """From 0."""
 
 
-class Checkpoint(Model):
-    """Rides in an event's header `Neartime-Command`: the state that the job can resume from."""
-
-    job_id: str
-    interims: int
-    """Interim results published before it."""
-
-
 def encode_command(message: BaseModel) -> str:
     """A command, answer or beat as the text of a header: JSON in ASCII, without a line break."""
     return json.dumps(message.model_dump(mode="json"), separators=(",", ":"))

@@ -1,6 +1,6 @@
 """Subjects and streams inside one instance's NATS account.
 
-    job.<session>.<job>.status|interim|result      stream JOBS: the life of a job, bytes reserved for it
+    job.<session>.<job>.status|interim|checkpoint|result   stream JOBS: the life of a job, bytes reserved for it
     job.<session>.<job>.log                        stream BULK: log records
     job.<session>.<job>.blob.<name>                stream BULK: chunks of a large value
     worker.<worker>.control                        request/reply, signed: start, cancel, drain
@@ -15,15 +15,15 @@ from neartime.contract.ids import is_id
 JOBS = "JOBS"
 BULK = "BULK"
 STREAM_SUBJECTS = {
-    JOBS: ["job.*.*.status", "job.*.*.interim", "job.*.*.result"],
+    JOBS: ["job.*.*.status", "job.*.*.interim", "job.*.*.checkpoint", "job.*.*.result"],
     BULK: ["job.*.*.log", "job.*.*.blob.*"],
 }
-JOB_KINDS = ("status", "interim", "result")
+JOB_KINDS = ("status", "interim", "checkpoint", "result")
 KINDS = (*JOB_KINDS, "log")
 
 
 def event(session_id: str, job_id: str, kind: str) -> str:
-    """The subject of a job's events of one kind (`status`, `interim`, `result` or `log`)."""
+    """The subject of a job's events of one kind (one of `KINDS`)."""
     return f"job.{session_id}.{job_id}.{kind}"
 
 
