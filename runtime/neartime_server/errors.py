@@ -6,6 +6,7 @@ ServerError
 ├── BusError                NATS refused or did not answer
 │   └── NoAnswer            a worker did not answer a command
 ├── ExecutorError           a worker could not be started or stopped
+├── StoreUnavailable        the database does not answer
 └── Refused                 a request is refused; carries status and problems
 """
 
@@ -43,6 +44,10 @@ class NoAnswer(BusError):
 
 class ExecutorError(ServerError):
     """A worker could not be started or stopped."""
+
+
+class StoreUnavailable(ServerError):
+    """The database does not answer, or was lost on the way."""
 
 
 class Refused(ServerError):

@@ -58,15 +58,18 @@ blobs = Table(
     "blobs",
     metadata,
     Column("digest", String(64), primary_key=True),  # SHA-256 of the whole, hexadecimal
+    Column("content", Id, nullable=False, unique=True),  # whose chunks these are
     Column("size", BigInteger, nullable=False),
     Column("chunks", Integer, nullable=False),
-    Column("created", DateTime, nullable=False),
+    Column("created", DateTime, nullable=False),  # when it was last put
 )
 
+# A value is written chunk by chunk before its digest is known, so chunks hang on an id of their own. Ones whose id no
+# blob has are of a value that is being written, or whose writer died.
 blob_chunks = Table(
     "blob_chunks",
     metadata,
-    Column("digest", String(64), ForeignKey("blobs.digest", ondelete="CASCADE"), primary_key=True),
+    Column("content", Id, primary_key=True),
     Column("number", Integer, primary_key=True),
     Column("data", LargeBinary, nullable=False),
 )
