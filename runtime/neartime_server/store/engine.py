@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 BUSY_TIMEOUT: Final = 10.0
 """Seconds that a SQLite writer waits for a writer in another process."""
-RETRY_FOR: Final = 10.0
+PATIENCE: Final = 10.0
 """Seconds over which a transaction that lost a race, or its connection, is tried again."""
 READERS: Final = 4
 """Threads that read SQLite; one more writes."""
@@ -55,8 +55,9 @@ class Store:
         StoreUnavailable: the database can't be reached, or was lost; what was not committed is undone.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, patience: float = PATIENCE) -> None:
         self.url = make_url(url)
+        self.patience = patience
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         if self.is_sqlite:
             self._writer = _sqlite(url, "BEGIN IMMEDIATE", pool_size=1, readonly=False)
@@ -71,15 +72,15 @@ class Store:
 
     async def run(self, work: Callable[[Connection], T]) -> T:
         """One transaction that may write."""
-        return await asyncio.get_running_loop().run_in_executor(self._writing, _attempt, self._writer, work)
+        return await asyncio.get_running_loop().run_in_executor(self._writing, self._attempt, self._writer, work)
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         """One transaction that only reads; it sees all that was committed before."""
-        return await asyncio.get_running_loop().run_in_executor(self._reading, _attempt, self._reader, work)
+        return await asyncio.get_running_loop().run_in_executor(self._reading, self._attempt, self._reader, work)
 
     def transact(self, work: Callable[[Connection], T]) -> T:
         """`run` in the calling thread, for commands and tests that have no event loop."""
-        return _attempt(self._writer, work)
+        return self._attempt(self._writer, work)
 
     def migrate(self) -> None:
         """Bring the tables up to date. Several servers may do so at once: the first does, the others wait."""
@@ -93,6 +94,29 @@ class Store:
         self._reading.shutdown()
         self._writer.dispose()
         self._reader.dispose()
+
+    def _attempt(self, engine: Engine, work: Callable[[Connection], T]) -> T:
+        deadline = time.monotonic() + self.patience
+        pause = 0.005
+        while True:
+            committing = False
+            try:
+                with engine.connect() as connection, connection.begin() as transaction:
+                    value = work(connection)
+                    committing = True
+                    transaction.commit()
+                    return value
+            except DBAPIError as error:
+                # A connection that is lost while it commits may have committed: that is never tried again.
+                lost = error.connection_invalidated or _unreachable(error)
+                if not (_raced(error) or (lost and not committing)):
+                    if lost:
+                        raise StoreUnavailable(f"the database was lost while it committed: {error.orig}") from error
+                    raise
+                if time.monotonic() + pause > deadline:
+                    raise StoreUnavailable(f"the database does not answer: {error.orig}") from error
+            time.sleep(pause * random.uniform(0.5, 1.5))
+            pause = min(pause * 2, 0.5)
 
 
 def _sqlite(url: str, begin: str, *, pool_size: int, readonly: bool) -> Engine:
@@ -123,30 +147,6 @@ def _sqlite(url: str, begin: str, *, pool_size: int, readonly: bool) -> Engine:
         connection.exec_driver_sql(begin)
 
     return engine
-
-
-def _attempt(engine: Engine, work: Callable[[Connection], T]) -> T:
-    deadline = time.monotonic() + RETRY_FOR
-    pause = 0.005
-    while True:
-        committing = False
-        try:
-            with engine.connect() as connection, connection.begin() as transaction:
-                value = work(connection)
-                committing = True
-                transaction.commit()
-                return value
-        except DBAPIError as error:
-            # A connection that is lost while it commits may have committed: that is never tried again.
-            lost = error.connection_invalidated or _unreachable(error)
-            if not (_raced(error) or (lost and not committing)):
-                if lost:
-                    raise StoreUnavailable(f"the database was lost while it committed: {error.orig}") from error
-                raise
-            if time.monotonic() + pause > deadline:
-                raise StoreUnavailable(f"the database does not answer: {error.orig}") from error
-        time.sleep(pause * random.uniform(0.5, 1.5))
-        pause = min(pause * 2, 0.5)
 
 
 def _raced(error: DBAPIError) -> bool:
