@@ -7,6 +7,7 @@ ServerError
 │   └── NoAnswer            a worker did not answer a command
 ├── ExecutorError           a worker could not be started or stopped
 ├── StoreUnavailable        the database does not answer
+├── AdminError              a command of the operator can't be carried out
 └── Refused                 a request is refused; carries status and problems
 """
 
@@ -48,6 +49,10 @@ class ExecutorError(ServerError):
 
 class StoreUnavailable(ServerError):
     """The database does not answer, or was lost on the way."""
+
+
+class AdminError(ServerError):
+    """A command of the operator can't be carried out; the message says why."""
 
 
 class Refused(ServerError):

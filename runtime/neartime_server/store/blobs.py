@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, Protocol
 
-from sqlalchemy import Connection, Select, delete, insert, literal, select, union_all
+from sqlalchemy import Connection, Select, delete, insert, select, union_all
+from sqlalchemy.dialects import postgresql, sqlite
 
 from neartime.contract.ids import new_id
-from neartime_server.store.engine import Store, upsert, utc, utc_now
+from neartime_server.store.engine import Store, utc, utc_now
 from neartime_server.store.tables import blob_chunks, blobs, jobs, program_versions
 
 CHUNK: Final = 512 << 10
@@ -50,6 +51,15 @@ class Blobs(Protocol):
     def open(self, info: Info) -> AsyncIterator[bytes]:
         """The value, chunk by chunk."""
         ...
+
+
+# Built once: building a statement costs more than running it.
+_CLAIM: Final = {
+    dialect: new.on_conflict_do_update(index_elements=["digest"], set_={"created": new.excluded.created}).returning(
+        blobs.c.content
+    )
+    for dialect, new in (("sqlite", sqlite.insert(blobs)), ("postgresql", postgresql.insert(blobs)))
+}
 
 
 class MissingBlob(LookupError):
@@ -193,8 +203,11 @@ def sweep(connection: Connection, now: datetime | None = None, grace: timedelta 
 def _claim(connection: Connection, value: Info) -> bool:
     """Whether the blob is new, and its chunks are `value.content`'s. One that is there counts as put now, which keeps a
     sweep that runs at the same time off it."""
-    statement = upsert(connection, blobs).values(
-        digest=value.digest, content=value.content, size=value.size, chunks=value.chunks, created=utc_now()
-    )
-    statement = statement.on_conflict_do_update(index_elements=["digest"], set_={"created": statement.excluded.created})
-    return bool(connection.execute(statement.returning(blobs.c.content == literal(value.content))).scalar_one())
+    row = {
+        "digest": value.digest,
+        "content": value.content,
+        "size": value.size,
+        "chunks": value.chunks,
+        "created": utc_now(),
+    }
+    return bool(connection.execute(_CLAIM[connection.dialect.name], row).scalar_one() == value.content)

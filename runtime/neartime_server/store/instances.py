@@ -1,0 +1,77 @@
+"""Instances: the tenants. Everything else is owned by one."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, Row, insert, select, update
+
+from neartime.contract.ids import new_id
+from neartime_server.errors import AdminError
+from neartime_server.store.engine import utc_now
+from neartime_server.store.tables import instances, tokens
+
+LOCAL = "local"
+"""The instance of the embedded runtime's owner."""
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+
+
+@dataclass(frozen=True)
+class Instance:
+    id: str
+    name: str
+    created: datetime
+    ended: datetime | None
+
+
+def create(connection: Connection, name: str) -> str:
+    """A new instance; returns its id.
+
+    Raises:
+        AdminError: the name is taken (by an ended one too), or is none.
+    """
+    if not _NAME.fullmatch(name):
+        raise AdminError(f"{name!r} is no name: a-z, 0-9, '.', '_' and '-', at most 63, a letter or digit first")
+    if by_name(connection, name):
+        raise AdminError(f"there is an instance {name!r} already, or was one; choose another name")
+    instance_id = new_id()
+    connection.execute(insert(instances), {"id": instance_id, "name": name, "created": utc_now()})
+    return instance_id
+
+
+def ensure(connection: Connection, name: str) -> str:
+    """The id of the instance of this name, made where it isn't there."""
+    found = by_name(connection, name)
+    return found.id if found else create(connection, name)
+
+
+def by_name(connection: Connection, name: str) -> Instance | None:
+    return _instance(connection.execute(select(instances).where(instances.c.name == name)).one_or_none())
+
+
+def by_id(connection: Connection, instance_id: str) -> Instance | None:
+    return _instance(connection.execute(select(instances).where(instances.c.id == instance_id)).one_or_none())
+
+
+def page(connection: Connection, *, ended: bool = False) -> list[Instance]:
+    """Every instance, oldest first; the ended ones too where `ended`."""
+    query = select(instances).order_by(instances.c.id)
+    rows = connection.execute(query if ended else query.where(instances.c.ended.is_(None)))
+    return [Instance(row.id, row.name, row.created, row.ended) for row in rows]
+
+
+def end(connection: Connection, instance_id: str) -> None:
+    """End an instance and its tokens. What it owns stays, unreachable."""
+    now = utc_now()
+    connection.execute(
+        update(instances).where(instances.c.id == instance_id, instances.c.ended.is_(None)).values(ended=now)
+    )
+    connection.execute(
+        update(tokens).where(tokens.c.instance_id == instance_id, tokens.c.ended.is_(None)).values(ended=now)
+    )
+
+
+def _instance(row: Row[tuple[str, str, datetime, datetime | None]] | None) -> Instance | None:
+    return row and Instance(row.id, row.name, row.created, row.ended)

@@ -1,0 +1,244 @@
+"""Programs and their versions. A program has a name that its owner can use again; a version never changes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Row, Select, func, insert, or_, select, update
+
+from neartime.contract.ids import new_id
+from neartime.contract.programs import BuildState, Manifest
+from neartime_server.store.engine import utc_now
+from neartime_server.store.tables import program_versions, programs
+
+
+@dataclass(frozen=True)
+class Version:
+    """A program version, as it was built."""
+
+    id: str
+    program_id: str
+    number: int
+    digest: str
+    manifest: Manifest
+    archive: str
+    """The blob that holds its files."""
+    environment: str | None
+    """Digest of the environment it runs in; None for the server's own."""
+    lock: str | None
+    """The environment's resolved requirements."""
+    build: BuildState
+    build_log: str | None
+    created: datetime
+
+
+@dataclass(frozen=True)
+class Program:
+    """A program with its newest version."""
+
+    id: str
+    instance_id: str
+    name: str
+    description: str
+    is_public: bool
+    created: datetime
+    updated: datetime
+    version: Version
+
+
+@dataclass(frozen=True)
+class NewVersion:
+    """What `save` stores of an upload that was checked and built."""
+
+    manifest: Manifest
+    digest: str
+    archive: str
+    environment: str | None
+    lock: str | None
+
+
+def find(connection: Connection, instance_id: str, name_or_id: str) -> Program | None:
+    """A program that the instance can see, by id or name: its own before one that another made public."""
+    query = (
+        _select()
+        .where(or_(programs.c.id == name_or_id, programs.c.name == name_or_id), _visible(instance_id))
+        .order_by((programs.c.instance_id == instance_id).desc(), programs.c.id)
+        .limit(1)
+    )
+    row = connection.execute(query).one_or_none()
+    return _program(row) if row else None
+
+
+def page(
+    connection: Connection,
+    instance_id: str,
+    *,
+    name: str | None = None,
+    search: str | None = None,
+    limit: int = 20,
+    offset: int = 0,
+) -> tuple[list[Program], int]:
+    """The instance's own programs and the public ones, by name, and how many there are in all.
+
+    `search` finds its text in name or description, in any case.
+    """
+    where = [_visible(instance_id)]
+    if name is not None:
+        where.append(programs.c.name == name)
+    if search:
+        where.append(
+            programs.c.name.icontains(search, autoescape=True)
+            | programs.c.description.icontains(search, autoescape=True)
+        )
+    count = connection.execute(select(func.count()).select_from(programs).where(*where)).scalar_one()
+    rows = connection.execute(
+        _select().where(*where).order_by(programs.c.name, programs.c.id).limit(limit).offset(offset)
+    )
+    return [_program(row) for row in rows], count
+
+
+def versions(connection: Connection, program_id: str) -> list[Version]:
+    """Every version of a program, newest first."""
+    rows = connection.execute(
+        select(program_versions)
+        .where(program_versions.c.program_id == program_id)
+        .order_by(program_versions.c.number.desc())
+    )
+    return [_version(row) for row in rows]
+
+
+def version(connection: Connection, version_id: str) -> Version | None:
+    """A version by its id, of a program that may have been deleted since."""
+    row = connection.execute(select(program_versions).where(program_versions.c.id == version_id)).one_or_none()
+    return _version(row) if row else None
+
+
+def find_version(connection: Connection, program_id: str, reference: str) -> Version | None:
+    """A version of a program by id, number or digest."""
+    which: ColumnElement[bool] = or_(program_versions.c.id == reference, program_versions.c.digest == reference)
+    if reference.isdecimal() and len(reference) < 10:
+        which |= program_versions.c.number == int(reference)
+    row = connection.execute(
+        select(program_versions).where(program_versions.c.program_id == program_id, which)
+    ).one_or_none()
+    return _version(row) if row else None
+
+
+def save(connection: Connection, instance_id: str, new: NewVersion, is_public: bool | None) -> tuple[Program, bool]:
+    """Make a program, or give the instance's own of that name a newest version. Returns it, and whether it was made.
+
+    A version of the same content is there once: uploading it again makes it the newest again.
+    """
+    now = utc_now()
+    own = programs.c.instance_id == instance_id
+    # The row is locked so that two uploads under one name number their versions one after the other.
+    row = connection.execute(
+        select(programs).where(own, programs.c.name == new.manifest.name, programs.c.live).with_for_update()
+    ).one_or_none()
+    program_id = row.id if row else new_id()
+    if row is None:
+        values = {
+            "id": program_id,
+            "instance_id": instance_id,
+            "name": new.manifest.name,
+            "description": new.manifest.description,
+            "is_public": bool(is_public),
+            "created": now,
+            "updated": now,
+            "live": True,
+        }
+        connection.execute(insert(programs), values)
+    version_id = connection.execute(
+        select(program_versions.c.id).where(
+            program_versions.c.program_id == program_id, program_versions.c.digest == new.digest
+        )
+    ).scalar_one_or_none()
+    if version_id is None:
+        version_id = new_id()
+        number = connection.execute(
+            select(func.coalesce(func.max(program_versions.c.number), 0)).where(
+                program_versions.c.program_id == program_id
+            )
+        ).scalar_one()
+        values = {
+            "id": version_id,
+            "program_id": program_id,
+            "number": number + 1,
+            "digest": new.digest,
+            "manifest": json.dumps(new.manifest.model_dump(mode="json")),
+            "archive": new.archive,
+            "environment": new.environment,
+            "lock": new.lock,
+            "build": BuildState.READY.value,
+            "created": now,
+        }
+        connection.execute(insert(program_versions), values)
+    changes: dict[str, Any] = {"description": new.manifest.description, "version_id": version_id, "updated": now}
+    if is_public is not None:
+        changes["is_public"] = is_public
+    connection.execute(update(programs).where(programs.c.id == program_id).values(changes))
+    return _program(connection.execute(_select().where(programs.c.id == program_id)).one()), row is None
+
+
+def change(
+    connection: Connection, program_id: str, *, description: str | None = None, is_public: bool | None = None
+) -> None:
+    """What of a program is not part of a version."""
+    changes: dict[str, Any] = {"updated": utc_now()}
+    if description is not None:
+        changes["description"] = description
+    if is_public is not None:
+        changes["is_public"] = is_public
+    connection.execute(update(programs).where(programs.c.id == program_id).values(changes))
+
+
+def remove(connection: Connection, program_id: str) -> None:
+    """Delete a program: its name is free again, its jobs keep their version."""
+    connection.execute(
+        update(programs).where(programs.c.id == program_id).values(live=None, is_public=False, updated=utc_now())
+    )
+
+
+def _visible(instance_id: str) -> ColumnElement[bool]:
+    return programs.c.live & or_(programs.c.instance_id == instance_id, programs.c.is_public)
+
+
+def _select() -> Select[Any]:
+    # Both tables have an id, a digest and a time of creation: the version's columns go by a prefix.
+    columns = [column.label(f"v_{column.name}") for column in program_versions.c]
+    return select(programs, *columns).join(program_versions, program_versions.c.id == programs.c.version_id)
+
+
+def _program(row: Row[Any]) -> Program:
+    return Program(
+        row.id,
+        row.instance_id,
+        row.name,
+        row.description,
+        row.is_public,
+        row.created,
+        row.updated,
+        _version(row, "v_"),
+    )
+
+
+def _version(row: Row[Any], prefix: str = "") -> Version:
+    def value(name: str) -> Any:
+        return row._mapping[prefix + name]
+
+    return Version(
+        id=value("id"),
+        program_id=value("program_id"),
+        number=value("number"),
+        digest=value("digest"),
+        manifest=Manifest.model_validate(json.loads(value("manifest"))),
+        archive=value("archive"),
+        environment=value("environment"),
+        lock=value("lock"),
+        build=BuildState(value("build")),
+        build_log=value("build_log"),
+        created=value("created"),
+    )
