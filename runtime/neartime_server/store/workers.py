@@ -1,0 +1,118 @@
+"""Workers as rows, and the credentials of those that are gone, until these have expired by themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import datetime
+from enum import Enum
+from typing import Any, Final
+
+from sqlalchemy import Connection, Row, delete, insert, select, update
+
+from neartime_server.store.engine import upsert, utc, utc_now
+from neartime_server.store.tables import program_versions, revocations, workers
+
+
+class WorkerState(str, Enum):
+    STARTING = "starting"
+    """Its row is written before anything of it exists."""
+    READY = "ready"
+    """It was heard."""
+    STOPPING = "stopping"
+    """It was told to end, and takes no more jobs."""
+    GONE = "gone"
+
+
+LIVE: Final = tuple(state.value for state in WorkerState if state is not WorkerState.GONE)
+
+
+def add(
+    connection: Connection,
+    worker_id: str,
+    instance_id: str,
+    session_id: str,
+    version_id: str,
+    user_key: str,
+    expires: datetime,
+) -> None:
+    """A worker that is about to be started. `user_key` and `expires` are its NATS user's."""
+    row = {
+        "id": worker_id,
+        "instance_id": instance_id,
+        "session_id": session_id,
+        "version_id": version_id,
+        "state": WorkerState.STARTING.value,
+        "user_key": user_key,
+        "expires": expires,
+        "created": utc_now(),
+    }
+    connection.execute(insert(workers), row)
+
+
+def find(connection: Connection, worker_id: str) -> Row[Any] | None:
+    return connection.execute(select(workers).where(workers.c.id == worker_id)).one_or_none()
+
+
+def by_id(connection: Connection, ids: Collection[str]) -> dict[str, Row[Any]]:
+    return {row.id: row for row in connection.execute(select(workers).where(workers.c.id.in_(ids)))}
+
+
+def live(connection: Connection) -> list[Row[Any]]:
+    """Every worker that is not gone."""
+    return list(connection.execute(select(workers).where(workers.c.state.in_(LIVE)).order_by(workers.c.id)))
+
+
+def move(connection: Connection, worker_id: str, state: WorkerState, come_from: Collection[WorkerState]) -> bool:
+    """Change the state, where it is one of `come_from`. False where it is not, or no longer."""
+    done = connection.execute(
+        update(workers)
+        .where(workers.c.id == worker_id, workers.c.state.in_([one.value for one in come_from]))
+        .values(state=state.value)
+    )
+    return bool(done.rowcount)
+
+
+def end(
+    connection: Connection, worker_id: str, *, exit_code: int | None, reason_code: str | None, reason: str | None
+) -> bool:
+    """Note that a worker is gone, and why, and that its credential is void. False where that was noted before."""
+    ended = connection.execute(
+        update(workers)
+        .where(workers.c.id == worker_id, workers.c.state.in_(LIVE))
+        .values(
+            state=WorkerState.GONE.value,
+            ended=utc_now(),
+            exit_code=exit_code,
+            reason_code=reason_code,
+            reason=reason,
+        )
+        .returning(workers.c.instance_id, workers.c.user_key, workers.c.expires)
+    ).one_or_none()
+    if ended is None:
+        return False
+    row = {"instance_id": ended.instance_id, "user_key": ended.user_key, "expires": ended.expires}
+    connection.execute(upsert(connection, revocations).values(revoked=utc_now(), **row).on_conflict_do_nothing())
+    return True
+
+
+def version(connection: Connection, version_id: str) -> Row[Any]:
+    """The program version that a worker runs."""
+    return connection.execute(select(program_versions).where(program_versions.c.id == version_id)).one()
+
+
+# --- revocations
+
+
+def revoked(connection: Connection, instance_id: str) -> dict[str, int]:
+    """Public keys of the instance's void credentials, with the Unix time up to which what they were given is void."""
+    rows = connection.execute(
+        select(revocations.c.user_key, revocations.c.revoked).where(
+            revocations.c.instance_id == instance_id, revocations.c.expires > utc_now()
+        )
+    )
+    return {row.user_key: int(utc(row.revoked).timestamp()) + 1 for row in rows}
+
+
+def prune_revocations(connection: Connection) -> int:
+    """Forget credentials that have expired by themselves."""
+    return connection.execute(delete(revocations).where(revocations.c.expires <= utc_now())).rowcount
