@@ -10,7 +10,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from neartime_server.store.engine import upsert, utc, utc_now
-from neartime_server.store.tables import program_versions, revocations, workers
+from neartime_server.store.tables import revocations, workers
 
 
 class WorkerState(str, Enum):
@@ -93,11 +93,6 @@ def end(
     row = {"instance_id": ended.instance_id, "user_key": ended.user_key, "expires": ended.expires}
     connection.execute(upsert(connection, revocations).values(revoked=utc_now(), **row).on_conflict_do_nothing())
     return True
-
-
-def version(connection: Connection, version_id: str) -> Row[Any]:
-    """The program version that a worker runs."""
-    return connection.execute(select(program_versions).where(program_versions.c.id == version_id)).one()
 
 
 # --- revocations

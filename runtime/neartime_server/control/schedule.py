@@ -1,0 +1,215 @@
+"""Who runs next: a pure function from what is to what should be done about it.
+
+Each backend has one queue of jobs, in the order that `order` gives (first come, first served). It has as many places
+as its parallelism. A job outside a session and a job of a batch session take one each. A dedicated session takes the
+whole backend: it begins when no other job runs there, and until it is closed only its own jobs run, one after the
+other. Nobody overtakes a dedicated session that waits at the head of the queue.
+
+A session gets the backend with its first job, not when it is opened: what runs nothing holds nothing.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from neartime.contract.sessions import SessionMode
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A session that is not closed. Times are naive UTC; times to live in seconds."""
+
+    id: str
+    instance_id: str
+    backend: str
+    mode: SessionMode
+    draining: bool
+    started: datetime | None
+    """When it got the backend; None while it waits."""
+    last_activity: datetime
+    max_ttl: int
+    interactive_ttl: int
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job that is not final."""
+
+    id: str
+    instance_id: str
+    session_id: str
+    version_id: str
+    worker_id: str | None
+    """Who was told to run it."""
+    not_before: datetime | None = None
+    cancelled: bool = False
+    """Whether it is to end, and so starts no more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """A worker that takes jobs, or will when it has started."""
+
+    id: str
+    session_id: str
+    version_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """What is, at one moment."""
+
+    now: datetime
+    parallelism: Mapping[str, int]
+    """Of each backend that is configured."""
+    sessions: Sequence[Session]
+    jobs: Sequence[Job]
+    workers: Sequence[Worker]
+
+
+@dataclass(frozen=True, slots=True)
+class Give:
+    """A job begins: on this worker, or on a new one where `worker_id` is None. Its session has the backend from now."""
+
+    job: Job
+    session: Session
+    worker_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """A session is over, and no job of it is left."""
+
+    session: Session
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Expire:
+    """A session has reached its time to live: its jobs are to be cancelled."""
+
+    session: Session
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dismiss:
+    """A worker whose session is closed."""
+
+    worker_id: str
+
+
+Decision = Give | Close | Expire | Dismiss
+
+
+@dataclass(slots=True)
+class Plan:
+    decisions: list[Decision] = field(default_factory=list)
+    due: datetime | None = None
+    """When to look again, if nothing happens before."""
+    held_up: set[str] = field(default_factory=set)
+    """Backends on which jobs still wait."""
+
+    def look_again(self, at: datetime) -> None:
+        self.due = at if self.due is None else min(self.due, at)
+
+
+def by_arrival(job: Job) -> Any:
+    """First come, first served: ids are ordered by time."""
+    return job.id
+
+
+def schedule(picture: Picture, order: Callable[[Job], Any] = by_arrival) -> Plan:
+    """What to do now. Carrying out a part of it, or none, does no harm: the next look finds what is left."""
+    plan = Plan()
+    jobs: defaultdict[str, list[Job]] = defaultdict(list)
+    for job in picture.jobs:
+        jobs[job.session_id].append(job)
+    for session in picture.sessions:
+        _end_session(plan, picture.now, session, busy=bool(jobs[session.id]))
+    ending = {decision.session.id for decision in plan.decisions if not isinstance(decision, Give | Dismiss)}
+
+    sessions = {session.id: session for session in picture.sessions}
+    plan.decisions += [Dismiss(worker.id) for worker in picture.workers if worker.session_id not in sessions]
+
+    busy = {job.worker_id for job in picture.jobs}
+    idle: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+    for worker in picture.workers:
+        if worker.id not in busy:
+            idle[worker.session_id, worker.version_id].append(worker.id)
+
+    backends: defaultdict[str, list[Job]] = defaultdict(list)
+    for job in picture.jobs:
+        if (owner := sessions.get(job.session_id)) is not None and owner.id not in ending:
+            backends[owner.backend].append(job)
+    for backend, queue in backends.items():
+        places = picture.parallelism.get(backend, 0)
+        holders = [one for one in picture.sessions if one.backend == backend and one.started is not None]
+        for job in _next(plan, picture.now, queue, sessions, holders, places, order):
+            ready = idle[job.session_id, job.version_id]
+            plan.decisions.append(Give(job, sessions[job.session_id], ready.pop(0) if ready else None))
+        given = {decision.job.id for decision in plan.decisions if isinstance(decision, Give)}
+        if any(job.worker_id is None and not job.cancelled and job.id not in given for job in queue):
+            plan.held_up.add(backend)
+    return plan
+
+
+def _end_session(plan: Plan, now: datetime, session: Session, *, busy: bool) -> None:
+    if session.started is not None and session.mode is not SessionMode.JOB:
+        end = session.started + timedelta(seconds=session.max_ttl)
+        if now >= end:
+            reason = f"the session reached its max_ttl of {session.max_ttl} s"
+            if not session.draining or busy:
+                plan.decisions.append(Expire(session, reason))
+                return
+        else:
+            plan.look_again(end)
+    if busy:
+        return
+    if session.draining or session.mode is SessionMode.JOB:
+        plan.decisions.append(Close(session))
+        return
+    idle_until = session.last_activity + timedelta(seconds=session.interactive_ttl)
+    if now >= idle_until:
+        plan.decisions.append(Close(session, f"no job came within its interactive_ttl of {session.interactive_ttl} s"))
+    else:
+        plan.look_again(idle_until)
+
+
+def _next(
+    plan: Plan,
+    now: datetime,
+    queue: Sequence[Job],
+    sessions: Mapping[str, Session],
+    holders: Sequence[Session],
+    places: int,
+    order: Callable[[Job], Any],
+) -> Iterable[Job]:
+    """The jobs of one backend that begin now."""
+    taken = sum(job.worker_id is not None for job in queue)
+    waiting = [job for job in queue if job.worker_id is None and not job.cancelled]
+    for job in waiting:
+        if job.not_before is not None and job.not_before > now:
+            plan.look_again(job.not_before)
+    runnable = sorted((job for job in waiting if job.not_before is None or job.not_before <= now), key=order)
+
+    owner = next((one for one in holders if one.mode is SessionMode.DEDICATED), None)
+    if owner is not None:
+        own = [job for job in runnable if job.session_id == owner.id]
+        # Jobs of others that began before the owner did are not there: it waited for their end.
+        return own[:1] if taken == 0 else []
+    chosen: list[Job] = []
+    for job in runnable:
+        if sessions[job.session_id].mode is SessionMode.DEDICATED:
+            if taken == 0 and places > 0:
+                chosen.append(job)
+            break
+        if taken >= places:
+            break
+        taken += 1
+        chosen.append(job)
+    return chosen

@@ -1,0 +1,171 @@
+"""Who runs next, without a clock, a store or a worker."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from neartime.contract.sessions import SessionMode
+from neartime_server.control.schedule import Close, Dismiss, Expire, Give, Job, Picture, Session, Worker, schedule
+
+NOW = datetime(2026, 1, 1)  # noqa: DTZ001 - as the database holds it
+DEDICATED, BATCH, LONE = SessionMode.DEDICATED, SessionMode.BATCH, SessionMode.JOB
+
+
+def session(name: str, mode: SessionMode = LONE, *, started: bool = False, **more: object) -> Session:
+    base = Session(name, "tenant", "aer", mode, False, NOW if started else None, NOW, 1000, 100)
+    return replace(base, **more)  # type: ignore[arg-type]
+
+
+def job(name: str, of: str, worker: str | None = None, version: str = "v1", **more: object) -> Job:
+    return replace(Job(name, "tenant", of, version, worker), **more)  # type: ignore[arg-type]
+
+
+def picture(
+    sessions: list[Session], jobs: list[Job], workers: list[Worker] | None = None, places: int = 2, now: datetime = NOW
+) -> Picture:
+    return Picture(now, {"aer": places}, sessions, jobs, workers or [])
+
+
+def begun(view: Picture) -> list[tuple[str, str | None]]:
+    return [(one.job.id, one.worker_id) for one in schedule(view).decisions if isinstance(one, Give)]
+
+
+def test_lone_jobs_begin_in_the_order_of_their_arrival_as_many_as_there_are_places() -> None:
+    sessions = [session(name) for name in "abc"]
+    jobs = [job("3", "c"), job("1", "a"), job("2", "b")]
+    assert begun(picture(sessions, jobs)) == [("1", None), ("2", None)]
+    assert schedule(picture(sessions, jobs)).held_up == {"aer"}
+
+
+def test_a_jobs_place_is_free_only_when_it_has_ended() -> None:
+    sessions = [session("a", started=True), session("b")]
+    assert begun(picture(sessions, [job("1", "a", "w"), job("2", "b")], places=1)) == []
+    assert begun(picture(sessions, [job("2", "b")], places=1)) == [("2", None)]
+
+
+def test_a_batch_session_uses_its_idle_workers_and_starts_more_up_to_the_parallelism() -> None:
+    sessions = [session("a", BATCH, started=True)]
+    jobs = [job("1", "a"), job("2", "a"), job("3", "a")]
+    assert begun(picture(sessions, jobs, [Worker("w", "a", "v1")])) == [("1", "w"), ("2", None)]
+
+
+def test_a_worker_runs_only_its_own_session_and_version() -> None:
+    sessions = [session("a", BATCH, started=True), session("b", BATCH, started=True)]
+    workers = [Worker("w", "b", "v1"), Worker("x", "a", "v2")]
+    assert begun(picture(sessions, [job("1", "a")], workers)) == [("1", None)]
+
+
+def test_a_dedicated_session_has_the_backend_for_itself_until_it_is_closed() -> None:
+    mine, other = session("a", DEDICATED, started=True), session("b")
+    assert begun(picture([mine, other], [job("1", "b")])) == []
+    assert begun(picture([mine, other], [job("1", "b"), job("2", "a")])) == [("2", None)]
+    assert begun(picture([other], [job("1", "b")])) == [("1", None)]
+
+
+def test_a_dedicated_session_runs_its_jobs_one_after_the_other() -> None:
+    mine = session("a", DEDICATED, started=True)
+    assert begun(picture([mine], [job("1", "a", "w"), job("2", "a")], [Worker("w", "a", "v1")])) == []
+    assert begun(picture([mine], [job("2", "a"), job("3", "a")], [Worker("w", "a", "v1")])) == [("2", "w")]
+
+
+def test_nobody_overtakes_a_dedicated_session_that_waits_for_the_backend() -> None:
+    sessions = [session("a", started=True), session("b", DEDICATED), session("c")]
+    assert begun(picture(sessions, [job("1", "a", "w"), job("2", "b"), job("3", "c")])) == []
+    assert begun(picture(sessions[1:], [job("2", "b"), job("3", "c")])) == [("2", None)]
+
+
+def test_a_dedicated_session_without_a_job_holds_nothing_yet() -> None:
+    assert begun(picture([session("a", DEDICATED), session("b")], [job("1", "b")])) == [("1", None)]
+
+
+def test_a_session_that_drains_still_runs_what_was_queued_and_then_closes() -> None:
+    draining = session("a", BATCH, draining=True)
+    assert begun(picture([draining], [job("1", "a")])) == [("1", None)]
+    assert schedule(picture([draining], [])).decisions == [Close(draining)]
+
+
+def test_a_lone_jobs_session_closes_with_its_job() -> None:
+    lone = session("a", started=True)
+    assert schedule(picture([lone], [job("1", "a", "w")])).decisions == []
+    assert schedule(picture([lone], [])).decisions == [Close(lone)]
+
+
+def test_an_idle_session_closes_after_its_interactive_ttl_and_the_plan_says_when_to_look() -> None:
+    idle = session("a", DEDICATED, started=True)
+    plan = schedule(picture([idle], [], now=NOW + timedelta(seconds=99)))
+    assert (plan.decisions, plan.due) == ([], NOW + timedelta(seconds=100))
+    (closing,) = schedule(picture([idle], [], now=NOW + timedelta(seconds=100))).decisions
+    assert isinstance(closing, Close)
+    assert "interactive_ttl of 100 s" in str(closing.reason)
+
+
+def test_a_session_with_a_job_is_not_idle_but_ends_at_its_max_ttl() -> None:
+    mine = session("a", DEDICATED, started=True)
+    jobs = [job("1", "a", "w"), job("2", "a")]
+    assert schedule(picture([mine], jobs, now=NOW + timedelta(seconds=500))).decisions == []
+    (expired,) = schedule(picture([mine], jobs, now=NOW + timedelta(seconds=1000))).decisions
+    assert isinstance(expired, Expire)
+
+
+def test_an_attempt_that_waits_lets_others_go_ahead() -> None:
+    later = NOW + timedelta(seconds=4)
+    sessions = [session("a", started=True), session("b")]
+    view = picture(sessions, [job("1", "a", not_before=later), job("2", "b")], places=1)
+    assert begun(view) == [("2", None)]
+    assert schedule(view).due == later
+    assert begun(replace(view, now=later)) == [("1", None)]
+
+
+def test_a_job_that_is_to_be_cancelled_does_not_begin() -> None:
+    assert begun(picture([session("a")], [job("1", "a", cancelled=True)])) == []
+
+
+def test_workers_of_closed_sessions_are_dismissed() -> None:
+    assert schedule(picture([], [], [Worker("w", "a", "v1")])).decisions == [Dismiss("w")]
+
+
+modes = st.sampled_from([DEDICATED, BATCH, LONE])
+
+
+@given(
+    st.lists(st.tuples(modes, st.booleans()), min_size=1, max_size=6),
+    st.lists(st.tuples(st.integers(0, 5), st.booleans()), max_size=12),
+    st.integers(1, 4),
+)
+def test_places_are_never_oversold_and_a_dedicated_session_is_never_beside_another(
+    chosen: list[tuple[SessionMode, bool]], queued: list[tuple[int, bool]], places: int
+) -> None:
+    """From any reachable picture, carried on: jobs begin, the plan is carried out, jobs end, until none is left."""
+    sessions = {str(number): session(str(number), mode) for number, (mode, _) in enumerate(chosen)}
+    jobs = {
+        f"{number:03}": job(f"{number:03}", str(of % len(chosen)), version="v1" if first else "v2")
+        for number, (of, first) in enumerate(queued)
+    }
+    rounds = 0
+    while jobs:
+        plan = schedule(picture(list(sessions.values()), list(jobs.values()), places=places))
+        for one in plan.decisions:
+            if isinstance(one, Give):
+                jobs[one.job.id] = replace(one.job, worker_id=f"w{one.job.id}")
+                sessions[one.session.id] = replace(one.session, started=NOW)
+            elif isinstance(one, Close):
+                sessions.pop(one.session.id, None)
+        running = [one for one in jobs.values() if one.worker_id]
+        assert len(running) <= places
+        owners = {one.session_id for one in running if sessions[one.session_id].mode is DEDICATED}
+        if owners:
+            assert len(running) == 1
+        assert running or plan.decisions, "nothing runs and nothing is done: the queue is stuck"
+        for one in running[:1]:
+            del jobs[one.id]
+        if not running:
+            sessions = {key: replace(value, draining=True) for key, value in sessions.items()}
+        # A dedicated session that has run dry would hold the backend until it idles out: here its user closes it.
+        alive = {one.session_id for one in jobs.values()}
+        sessions = {key: value for key, value in sessions.items() if key in alive}
+        rounds += 1
+        assert rounds < 100
