@@ -1,1 +1,47 @@
-"""To come: __main__."""
+"""`python -m neartime_server serve` runs the API server; `admin …` makes and ends instances, users and tokens."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from pathlib import Path
+
+from neartime_server.errors import AdminError, ConfigurationError
+from neartime_server.settings import Settings
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit status: 0, 1 for a command that can't be carried out, 2 for wrong usage or settings."""
+    parser = argparse.ArgumentParser(prog="python -m neartime_server", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    serve = commands.add_parser("serve", help="run the API server")
+    serve.add_argument("--host", help="address to listen on")
+    serve.add_argument("--port", type=int, help="TCP port; 0 takes a free one")
+    serve.add_argument("--ready-file", type=Path, help="where to write URL and process id; run/server.json in home")
+    admin = commands.add_parser("admin", help="instances, users and tokens", add_help=False)
+    admin.add_argument("rest", nargs=argparse.REMAINDER)
+    options = parser.parse_args(arguments)
+    try:
+        if options.command == "admin":
+            from neartime_server.admin import main as administer
+
+            return administer(options.rest)
+        logging.basicConfig(
+            level=os.environ.get("NEARTIME_LOG_LEVEL", "INFO"), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+        )
+        from neartime_server.app import serve as run
+
+        run(Settings.read(host=options.host, port=options.port), options.ready_file)
+    except ConfigurationError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except AdminError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,1 +1,170 @@
-"""To come: admin."""
+"""`neartime admin instance|user|token create|list|end`: on the store itself, so that it works without a server too.
+
+A user is a name within an instance that tokens carry. A token is shown when it is made, and never again.
+A token that was ended is refused by a running server within three seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from datetime import datetime, timedelta
+
+from neartime_server.bus import Keys
+from neartime_server.errors import AdminError
+from neartime_server.settings import Settings
+from neartime_server.store import Store, instances, tokens
+from neartime_server.store.engine import utc, utc_now
+from neartime_server.store.instances import Instance
+from neartime_server.store.tokens import Role
+
+
+class Admin:
+    """What an operator can do to instances and tokens."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._keys = Keys.load(settings.secret_path, create=True)
+        self._store = Store(settings.database_url)
+        self._store.migrate()
+
+    def close(self) -> None:
+        self._store.close()
+
+    def create_instance(self, name: str) -> str:
+        """Returns its id."""
+        return self._store.transact(lambda connection: instances.create(connection, name))
+
+    def instances(self, *, ended: bool = False) -> list[Instance]:
+        return self._store.transact(lambda connection: instances.page(connection, ended=ended))
+
+    def end_instance(self, name: str) -> None:
+        """Its tokens end with it."""
+        found = self._instance(name)
+        self._store.transact(lambda connection: instances.end(connection, found.id))
+
+    def create_token(self, instance: str, user: str, role: Role = Role.USER, days: float | None = None) -> str:
+        """Returns the token itself, which is stored nowhere. It expires after `days`, or never."""
+        found = self._instance(instance)
+        token = tokens.new_token()
+        expires = None if days is None else utc_now() + timedelta(days=days)
+        digest = self._keys.token_digest(token)
+        self._store.transact(lambda connection: tokens.create(connection, found.id, user, role, digest, expires))
+        return token
+
+    def tokens(self, instance: str | None = None, *, ended: bool = False) -> list[tokens.Token]:
+        instance_id = self._instance(instance).id if instance else None
+        return self._store.transact(lambda connection: tokens.page(connection, instance_id, ended=ended))
+
+    def end_token(self, token_id: str) -> None:
+        if not self._store.transact(lambda connection: tokens.end(connection, token_id)):
+            raise AdminError(f"there is no live token {token_id!r}; neartime admin token list shows them")
+
+    def end_user(self, instance: str, user: str) -> int:
+        """End every token of a user. Returns how many there were."""
+        found = self._instance(instance)
+        count = self._store.transact(lambda connection: tokens.end_user(connection, found.id, user))
+        if not count:
+            raise AdminError(f"{user!r} has no live token in instance {instance!r}")
+        return count
+
+    def _instance(self, name: str) -> Instance:
+        found = self._store.transact(
+            lambda connection: instances.by_name(connection, name) or instances.by_id(connection, name)
+        )
+        if found is None or found.ended:
+            raise AdminError(f"there is no live instance {name!r}; neartime admin instance list shows them")
+        return found
+
+
+def main(arguments: list[str]) -> int:
+    """Carry out one command; what it makes goes to standard output.
+
+    Raises:
+        AdminError, ConfigurationError: it can't be carried out.
+    """
+    options = _parser().parse_args(arguments)
+    admin = Admin(Settings.read())
+    try:
+        match options.noun, options.verb:
+            case "instance", "create":
+                print(admin.create_instance(options.name))
+            case "instance", "end":
+                admin.end_instance(options.name)
+            case "instance", _:
+                rows = [
+                    {"id": one.id, "name": one.name, "created": _time(one.created), "ended": _time(one.ended)}
+                    for one in admin.instances(ended=options.ended)
+                ]
+                _table(rows, options.json)
+            case (("user" | "token"), "create"):
+                print(admin.create_token(options.instance, options.user, Role(options.role), options.days))
+            case "user", "end":
+                admin.end_user(options.instance, options.user)
+            case "token", "end":
+                admin.end_token(options.id)
+            case noun, _:
+                names = {one.id: one.name for one in admin.instances(ended=True)}
+                found = admin.tokens(options.instance, ended=options.ended)
+                if noun == "user":
+                    users = sorted({(names[one.instance_id], one.name, one.role.value) for one in found})
+                    _table([{"instance": i, "user": u, "role": r} for i, u, r in users], options.json)
+                else:
+                    rows = [
+                        {
+                            "id": one.id,
+                            "instance": names[one.instance_id],
+                            "user": one.name,
+                            "role": one.role.value,
+                            "created": _time(one.created),
+                            "expires": _time(one.expires),
+                            "ended": _time(one.ended),
+                        }
+                        for one in found
+                    ]
+                    _table(rows, options.json)
+    finally:
+        admin.close()
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="neartime admin", description=__doc__)
+    nouns = parser.add_subparsers(dest="noun", required=True)
+    instance = nouns.add_parser("instance", help="tenants").add_subparsers(dest="verb", required=True)
+    for verb in ("create", "end"):
+        instance.add_parser(verb).add_argument("name")
+    _listing(instance.add_parser("list"))
+    for noun in ("user", "token"):
+        verbs = nouns.add_parser(noun).add_subparsers(dest="verb", required=True)
+        create = verbs.add_parser("create", help="print a new token, once")
+        create.add_argument("user")
+        create.add_argument("--instance", required=True, help="name or id")
+        create.add_argument("--role", choices=[role.value for role in Role], default=Role.USER.value)
+        create.add_argument("--days", type=float, help="after which it expires; never, where left out")
+        listing = _listing(verbs.add_parser("list"))
+        listing.add_argument("--instance", help="only of this one, by name or id")
+        end = verbs.add_parser("end")
+        if noun == "user":
+            end.add_argument("user")
+            end.add_argument("--instance", required=True, help="name or id")
+        else:
+            end.add_argument("id", help="of the token, as list shows it")
+    return parser
+
+
+def _listing(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    parser.add_argument("--ended", action="store_true", help="the ended ones too")
+    parser.add_argument("--json", action="store_true")
+    return parser
+
+
+def _time(value: datetime | None) -> str | None:
+    return utc(value).isoformat(timespec="seconds") if value else None
+
+
+def _table(rows: list[dict[str, str | None]], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(rows))
+        return
+    for row in rows:
+        print("\t".join(value or "-" for value in row.values()))

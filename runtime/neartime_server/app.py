@@ -1,1 +1,165 @@
-"""To come: app."""
+"""The composition root: makes every part of the server from the settings, starts them, ends them in reverse order."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import secrets
+import socket
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import uvicorn
+from fastapi import FastAPI
+from starlette.types import ASGIApp
+
+from neartime_server import api
+from neartime_server.api.gate import Gate, TokenCache
+from neartime_server.api.services import Services
+from neartime_server.backends import Backends
+from neartime_server.builder import Environments
+from neartime_server.bus import Bus, Keys, embedded_url
+from neartime_server.control import Control
+from neartime_server.errors import ConfigurationError
+from neartime_server.executors import ProcessExecutor
+from neartime_server.settings import Settings
+from neartime_server.store import Store, instances, tokens
+from neartime_server.store.tokens import Principal, Role
+
+log = logging.getLogger(__name__)
+
+BACKLOG = 512
+SHUTDOWN_GRACE = 5
+"""Seconds that requests under way, event streams among them, get to end when the server does. Workers go on."""
+
+
+def create_app(settings: Settings) -> ASGIApp:
+    """The server as an ASGI application. Nothing is opened before its lifespan begins."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            app.state.services = await _start(settings, stack)
+            yield
+
+    app = api.create(lifespan)
+
+    async def find(token: str) -> Principal | None:
+        services: Services = app.state.services
+        digest: str = services.keys.token_digest(token)
+        principal: Principal | None = await services.store.read(lambda connection: tokens.find(connection, digest))
+        return principal
+
+    return Gate(app, authenticate=TokenCache(find), max_body_bytes=settings.max_body_bytes)
+
+
+async def _start(settings: Settings, stack: AsyncExitStack) -> Services:
+    if settings.executor != "process":
+        raise ConfigurationError(f"NEARTIME_EXECUTOR={settings.executor!r}: this version has `process` alone")
+    settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    keys = Keys.load(settings.secret_path, create=True)
+    store = Store(settings.database_url)
+    stack.callback(store.close)
+    await asyncio.to_thread(store.migrate)
+    backends = Backends.load(settings)
+    bus = Bus(settings, keys)
+    await bus.connect(settings.nats_url or embedded_url(settings.home))
+    stack.push_async_callback(bus.close)
+    executor = ProcessExecutor(settings.home)
+    stack.push_async_callback(executor.close)
+    environments = Environments(settings.home)
+    if settings.nats_url is None:
+        await store.run(lambda connection: instances.ensure(connection, instances.LOCAL))
+        await ensure_owner(settings, store, keys)
+    control = Control(settings, store, bus, executor, environments, backends, keys)
+    await control.start()
+    stack.push_async_callback(control.close)
+    services = Services(settings, keys, store, bus, environments, executor, backends, control)
+    stack.push_async_callback(services.close)
+    return services
+
+
+async def ensure_owner(settings: Settings, store: Store, keys: Keys) -> str:
+    """The token of the embedded runtime's owner, in a file that only the owner can read. Returns it.
+
+    One that was ended is replaced; one whose database is gone is recorded again.
+    """
+    file = settings.home / "token"
+    token = file.read_text().strip() if file.exists() else ""
+    instance_id = await store.run(lambda connection: instances.ensure(connection, instances.LOCAL))
+    digest = keys.token_digest(token)
+    if token and await store.read(lambda connection: tokens.find(connection, digest)):
+        return token
+    if not token or await store.read(lambda connection: tokens.known(connection, digest)):
+        token = tokens.new_token()
+        digest = keys.token_digest(token)
+    await store.run(lambda connection: tokens.create(connection, instance_id, "owner", Role.OPERATOR, digest))
+    _write_private(file, token + "\n")
+    return token
+
+
+def serve(settings: Settings, ready_file: Path | None = None) -> None:
+    """Run the server until SIGTERM or SIGINT. Running jobs go on without it.
+
+    When it takes requests, `ready_file` (home/run/server.json) holds its URL and process id.
+
+    Raises:
+        ConfigurationError: the address can't be listened on.
+    """
+    listener = _listen(settings)
+    port = listener.getsockname()[1]
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    url = settings.public_url or f"http://{host}:{port}"
+    config = uvicorn.Config(
+        create_app(settings),
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        date_header=False,
+        timeout_graceful_shutdown=SHUTDOWN_GRACE,
+    )
+    server = _Server(config, ready_file or settings.home / "run" / "server.json", url)
+    server.run(sockets=[listener])
+    if not server.started:
+        raise ConfigurationError("the server did not start; its log says why")
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, ready_file: Path, url: str) -> None:
+        super().__init__(config)
+        self._ready_file = ready_file
+        self._url = url
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._ready_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            _write_private(self._ready_file, json.dumps({"url": self._url, "pid": os.getpid()}) + "\n")
+            log.info("listening on %s", self._url)
+
+
+def _listen(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        listener = socket.create_server((settings.host, settings.port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise ConfigurationError(
+            f"can't listen on {settings.host}:{settings.port}: {error.strerror}; choose another port with "
+            "--port or NEARTIME_PORT (0 takes a free one)"
+        ) from error
+    listener.set_inheritable(True)
+    return listener
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Replace a file at once, so that nobody reads half of it, for its owner alone."""
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    with open(draft, "x", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+        file.write(text)
+    draft.replace(path)

@@ -7,11 +7,23 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, func, insert, or_, select, update
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    bindparam,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
 
 from neartime.contract.ids import new_id
 from neartime.contract.programs import BuildState, Manifest
-from neartime_server.store.engine import utc_now
+from neartime_server.store.engine import upsert, utc_now
 from neartime_server.store.tables import program_versions, programs
 
 
@@ -70,6 +82,12 @@ def find(connection: Connection, instance_id: str, name_or_id: str) -> Program |
     )
     row = connection.execute(query).one_or_none()
     return _program(row) if row else None
+
+
+def newest(connection: Connection, instance_id: str, name_or_id: str) -> tuple[str, str] | None:
+    """Ids of such a program and of its newest version: what a submission asks for, so the statement is built once."""
+    row = connection.execute(_NEWEST, {"instance": instance_id, "reference": name_or_id}).one_or_none()
+    return (row.id, row.version_id) if row else None
 
 
 def page(
@@ -135,13 +153,12 @@ def save(connection: Connection, instance_id: str, new: NewVersion, is_public: b
     now = utc_now()
     own = programs.c.instance_id == instance_id
     # The row is locked so that two uploads under one name number their versions one after the other.
-    row = connection.execute(
-        select(programs).where(own, programs.c.name == new.manifest.name, programs.c.live).with_for_update()
-    ).one_or_none()
-    program_id = row.id if row else new_id()
-    if row is None:
-        values = {
-            "id": program_id,
+    taken = select(programs.c.id).where(own, programs.c.name == new.manifest.name, programs.c.live).with_for_update()
+    program_id = connection.execute(taken).scalar_one_or_none()
+    made = False
+    if program_id is None:
+        row = {
+            "id": new_id(),
             "instance_id": instance_id,
             "name": new.manifest.name,
             "description": new.manifest.description,
@@ -150,7 +167,8 @@ def save(connection: Connection, instance_id: str, new: NewVersion, is_public: b
             "updated": now,
             "live": True,
         }
-        connection.execute(insert(programs), values)
+        made = bool(connection.execute(upsert(connection, programs).values(row).on_conflict_do_nothing()).rowcount)
+        program_id = connection.execute(taken).scalar_one()
     version_id = connection.execute(
         select(program_versions.c.id).where(
             program_versions.c.program_id == program_id, program_versions.c.digest == new.digest
@@ -180,7 +198,7 @@ def save(connection: Connection, instance_id: str, new: NewVersion, is_public: b
     if is_public is not None:
         changes["is_public"] = is_public
     connection.execute(update(programs).where(programs.c.id == program_id).values(changes))
-    return _program(connection.execute(_select().where(programs.c.id == program_id)).one()), row is None
+    return _program(connection.execute(_select().where(programs.c.id == program_id)).one()), made
 
 
 def change(
@@ -204,6 +222,23 @@ def remove(connection: Connection, program_id: str) -> None:
 
 def _visible(instance_id: str) -> ColumnElement[bool]:
     return programs.c.live & or_(programs.c.instance_id == instance_id, programs.c.is_public)
+
+
+def _newest() -> Select[Any]:
+    instance: BindParameter[str] = bindparam("instance", type_=programs.c.id.type)
+    reference: BindParameter[str] = bindparam("reference", type_=programs.c.name.type)
+    return (
+        select(programs.c.id, programs.c.version_id)
+        .where(
+            or_(programs.c.id == reference, programs.c.name == reference),
+            programs.c.live & or_(programs.c.instance_id == instance, programs.c.is_public),
+        )
+        .order_by((programs.c.instance_id == instance).desc(), programs.c.id)
+        .limit(1)
+    )
+
+
+_NEWEST = _newest()
 
 
 def _select() -> Select[Any]:

@@ -84,6 +84,11 @@ def find(connection: Connection, digest: str) -> Principal | None:
     return Principal(row.id, row.instance_id, row.name, Role(row.role), row.expires) if row else None
 
 
+def known(connection: Connection, digest: str) -> bool:
+    """Whether there is a record of the token, be it ended or expired."""
+    return connection.execute(select(tokens.c.id).where(tokens.c.digest == digest)).one_or_none() is not None
+
+
 def page(connection: Connection, instance_id: str | None = None, *, ended: bool = False) -> list[Token]:
     """Tokens, oldest first: of one instance or of all, the ended ones too where `ended`."""
     query = select(tokens).order_by(tokens.c.id)

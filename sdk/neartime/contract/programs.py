@@ -204,3 +204,10 @@ class ProgramPage(BaseModel):
 
     programs: list[ProgramView]
     count: int
+
+
+class VersionPage(BaseModel):
+    """The body of GET /programs/{id}/versions."""
+
+    versions: list[VersionView]
+    count: int

@@ -1,0 +1,60 @@
+"""/backends: what can be run on."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import Response
+
+from neartime.contract.backends import BackendConfig, BackendDevice, BackendList, BackendStatus
+from neartime_server.api.services import JSON, Here, Services
+from neartime_server.store import jobs
+
+router = APIRouter(prefix="/backends", tags=["backends"])
+
+
+@router.get("", response_model=BackendList)
+async def index(here: Here) -> Response:
+    """Every backend of this server, with the length of its queue."""
+    found = [await _device(here, here.backends.get(name)) for name in here.backends.names()]
+    page = BackendList(devices=[one.name for one in found], backends=found)
+    return Response(page.model_dump_json(), media_type=JSON)
+
+
+@router.get("/{name}/configuration", response_model=dict[str, Any])
+async def configuration(name: str, here: Here) -> Response:
+    """Number of qubits, basis gates and coupling map, as the backend itself states them."""
+    return Response(json.dumps(await here.backends.configuration(name)), media_type=JSON)
+
+
+@router.get("/{name}/properties", response_model=dict[str, Any])
+async def properties(name: str, here: Here) -> Response:
+    """Calibration, where the backend has one; the simulators have none."""
+    found = await here.backends.configuration(name)
+    return Response(json.dumps(found.get("properties") or {}), media_type=JSON)
+
+
+@router.get("/{name}/status", response_model=BackendStatus)
+async def status(name: str, here: Here) -> Response:
+    """Whether it takes jobs, and how many wait."""
+    found = await _status(here, here.backends.get(name))
+    return Response(found.model_dump_json(), media_type=JSON)
+
+
+async def _status(here: Services, config: BackendConfig) -> BackendStatus:
+    waiting = await here.store.read(lambda connection: jobs.waiting(connection, config.name))
+    return BackendStatus(name=config.name, state=True, status="active", message="", length_queue=waiting)
+
+
+async def _device(here: Services, config: BackendConfig) -> BackendDevice:
+    known = await here.backends.configuration(config.name)
+    return BackendDevice(
+        name=config.name,
+        description=config.description,
+        simulator=known.get("simulator"),
+        num_qubits=known.get("num_qubits"),
+        parallelism=config.parallelism,
+        status=await _status(here, config),
+    )
