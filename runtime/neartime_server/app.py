@@ -14,14 +14,13 @@ from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI
-from starlette.types import ASGIApp
 
 from neartime_server import api
 from neartime_server.api.gate import Gate, TokenCache
 from neartime_server.api.services import Services
 from neartime_server.backends import Backends
 from neartime_server.builder import Environments
-from neartime_server.bus import Bus, Keys, embedded_url
+from neartime_server.bus import Bus, Keys
 from neartime_server.control import Control
 from neartime_server.errors import ConfigurationError
 from neartime_server.executors import ProcessExecutor
@@ -36,7 +35,7 @@ SHUTDOWN_GRACE = 5
 """Seconds that requests under way, event streams among them, get to end when the server does. Workers go on."""
 
 
-def create_app(settings: Settings) -> ASGIApp:
+def create_app(settings: Settings) -> Gate:
     """The server as an ASGI application. Nothing is opened before its lifespan begins."""
 
     @asynccontextmanager
@@ -66,7 +65,7 @@ async def _start(settings: Settings, stack: AsyncExitStack) -> Services:
     await asyncio.to_thread(store.migrate)
     backends = Backends.load(settings)
     bus = Bus(settings, keys)
-    await bus.connect(settings.nats_url or embedded_url(settings.home))
+    await bus.connect(settings.nats_url or _embedded_nats(settings.home))
     stack.push_async_callback(bus.close)
     executor = ProcessExecutor(settings.home)
     stack.push_async_callback(executor.close)
@@ -99,6 +98,20 @@ async def ensure_owner(settings: Settings, store: Store, keys: Keys) -> str:
     await store.run(lambda connection: tokens.create(connection, instance_id, "owner", Role.OPERATOR, digest))
     _write_private(file, token + "\n")
     return token
+
+
+def _embedded_nats(home: Path) -> str:
+    """The URL of the NATS server that the embedded runtime keeps in its home.
+
+    Raises:
+        ConfigurationError: there is none.
+    """
+    try:
+        return f"nats://127.0.0.1:{int((home / 'nats' / 'port').read_text())}"
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(
+            f"no NATS server: {home} keeps none; start both with `neartime up`, or name one in NEARTIME_NATS_URL"
+        ) from error
 
 
 def serve(settings: Settings, ready_file: Path | None = None) -> None:

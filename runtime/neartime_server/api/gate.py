@@ -54,13 +54,13 @@ class Gate:
     """An ASGI middleware, outermost: whatever happens inside, what leaves has the one shape."""
 
     def __init__(self, app: ASGIApp, *, authenticate: Authenticate, max_body_bytes: int) -> None:
-        self._app = app
+        self.app = app
         self._authenticate = authenticate
         self._max_body_bytes = max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await self.app(scope, receive, send)
             return
         trace = new_id()
         started = False
@@ -81,7 +81,7 @@ class Gate:
             _check_version(headers)
             if scope["path"] not in OPEN_PATHS:
                 state["principal"] = await self._principal(headers)
-            await self._app(scope, self._limited(scope["path"], headers, receive), marked)
+            await self.app(scope, self._limited(scope["path"], headers, receive), marked)
         except Exception as error:
             if started:
                 # Half a response can't become an error; the connection breaks instead, and the reader notices.
