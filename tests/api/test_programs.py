@@ -1,0 +1,190 @@
+"""Programs over HTTP."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import zipfile
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+import pytest
+
+from neartime.contract.programs import ProgramView
+
+MAIN = "def main(backend, user_messenger, **kwargs):\n    return kwargs\n"
+SCHEMA = {"type": "object", "properties": {"count": {"type": "integer", "minimum": 1}}, "required": ["count"]}
+
+
+def archive(files: Mapping[str, str]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as file:
+        for path, text in files.items():
+            file.writestr(zipfile.ZipInfo(path), text)
+    return buffer.getvalue()
+
+
+def body(name: str = "hello", code: str = MAIN, *, public: bool | None = None, **manifest: Any) -> dict[str, Any]:
+    data = base64.b64encode(archive({"program.py": code})).decode()
+    upload: dict[str, Any] = {"manifest": {"name": name, **manifest}, "data": data}
+    return upload if public is None else {**upload, "is_public": public}
+
+
+def faults(response: httpx.Response) -> dict[str, str]:
+    assert response.status_code == 422, response.text
+    return {problem.get("path"): problem["code"] for problem in response.json()["errors"]}
+
+
+def test_a_program_is_uploaded_shown_by_id_and_name_and_downloaded(client: httpx.Client) -> None:
+    sent = body(description="says hello", schemas={"inputs": SCHEMA})
+    made = client.post("/programs", json=sent)
+    assert made.status_code == 201, made.text
+    program = ProgramView.model_validate_json(made.content)
+    assert (program.name, program.description, program.is_public) == ("hello", "says hello", False)
+    assert (program.version.number, program.version.build) == (1, "ready")
+    assert program.version.manifest["schemas"]["inputs"] == SCHEMA
+    for reference in (program.id, "hello"):
+        assert client.get(f"/programs/{reference}").json() == made.json()
+    assert client.get("/programs/hello/data").content == base64.b64decode(sent["data"])
+    assert client.get("/programs").json() == {"programs": [made.json()], "count": 1}
+
+
+def test_the_same_content_again_is_the_same_version_and_new_code_the_next(client: httpx.Client) -> None:
+    first = client.post("/programs", json=body()).json()
+    again = client.post("/programs", json=body())
+    assert (again.status_code, again.json()["version"]) == (200, first["version"])
+    second = client.post("/programs", json=body(code=MAIN + "# changed\n"))
+    assert (second.status_code, second.json()["version"]["number"]) == (200, 2)
+    assert second.json()["id"] == first["id"]
+    found = client.get("/programs/hello/versions").json()
+    assert [version["number"] for version in found["versions"]] == [2, 1]
+    assert found["versions"][1] == first["version"]
+    old = client.get("/programs/hello/data", params={"version": "1"}).content
+    assert zipfile.ZipFile(io.BytesIO(old)).read("program.py").decode() == MAIN
+    missing = client.get("/programs/hello/data", params={"version": "7"})
+    assert missing.status_code == 404
+
+
+def test_every_fault_of_manifest_and_archive_is_told_at_once(client: httpx.Client) -> None:
+    sent = {
+        "manifest": {"name": "No Name", "entry_point": "nothing", "max_execution_time": 0, "colour": "red"},
+        "data": "not base64!",
+    }
+    found = faults(client.post("/programs", json=sent))
+    assert {"manifest.name", "manifest.colour", "data"} <= set(found)
+    assert len(found) == 5
+    assert found["manifest.name"] == "invalid_manifest"
+    assert found["data"] == "invalid_archive"
+    assert client.get("/programs").json()["count"] == 0
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        None,
+        base64.b64encode(b"no zip").decode(),
+        base64.b64encode(archive({"other.py": MAIN})).decode(),
+        base64.b64encode(archive({"program.py": MAIN, "../outside.py": MAIN})).decode(),
+    ],
+    ids=["missing", "no zip", "no entry point", "unsafe path"],
+)
+def test_an_archive_that_can_not_be_run_is_refused(client: httpx.Client, data: str | None) -> None:
+    found = faults(client.post("/programs", json={"manifest": {"name": "hello"}, "data": data}))
+    assert set(found.values()) == {"invalid_archive"}
+
+
+def test_ibms_form_of_an_upload_is_taken_and_read_back(client: httpx.Client) -> None:
+    spec = {"parameters": SCHEMA, "backend_requirements": {"min_num_qubits": 5}}
+    sent = {"name": "hello", "description": "old", "cost": 600, "spec": spec, "data": body()["data"]}
+    made = client.post("/programs", json=sent)
+    assert made.status_code == 201, made.text
+    program = made.json()
+    assert (program["cost"], program["description"]) == (600, "old")
+    assert program["spec"]["parameters"]["required"] == ["count"]
+    changed = client.patch("/programs/hello", json={"cost": 60}).json()
+    assert (changed["cost"], changed["version"]["number"]) == (60, 2)
+    assert changed["spec"] == program["spec"]
+    replaced = client.put("/programs/hello/data", content=archive({"program.py": MAIN + "\n"}))
+    assert replaced.json()["version"]["number"] == 3
+
+
+def test_description_and_visibility_change_without_a_new_version(client: httpx.Client, stranger: httpx.Client) -> None:
+    made = client.post("/programs", json=body()).json()
+    changed = client.patch("/programs/hello", json={"description": "new", "is_public": True}).json()
+    assert (changed["description"], changed["is_public"]) == ("new", True)
+    assert changed["version"] == made["version"]
+    assert stranger.get(f"/programs/{made['id']}").status_code == 200
+    assert client.put("/programs/hello/private").status_code == 204
+    assert stranger.get(f"/programs/{made['id']}").status_code == 404
+    assert client.put("/programs/hello/public").status_code == 204
+    assert stranger.get(f"/programs/{made['id']}").status_code == 200
+    client.delete("/programs/hello")
+
+
+def test_a_new_manifest_must_keep_the_name(client: httpx.Client) -> None:
+    client.post("/programs", json=body())
+    assert faults(client.patch("/programs/hello", json={"manifest": {"name": "other"}})) == {
+        "manifest.name": "invalid_manifest"
+    }
+    assert faults(client.patch("/programs/hello", json={"name": "other"})) == {"name": "invalid_request"}
+
+
+def test_another_instances_program_can_not_be_seen_or_if_public_not_be_changed(
+    client: httpx.Client, stranger: httpx.Client
+) -> None:
+    program_id = client.post("/programs", json=body("theirs")).json()["id"]
+    requests = [
+        ("GET", "", None),
+        ("PATCH", "", {"description": "mine now"}),
+        ("DELETE", "", None),
+        ("GET", "/data", None),
+        ("PUT", "/public", None),
+    ]
+    for reference in (program_id, "theirs"):
+        for method, path, content in requests:
+            assert stranger.request(method, f"/programs/{reference}{path}", json=content).status_code == 404
+    client.put("/programs/theirs/public")
+    for method, path, content in requests[1:]:
+        assert stranger.request(method, f"/programs/{program_id}{path}", json=content).status_code == 403
+    client.delete(f"/programs/{program_id}")
+
+
+def test_a_deleted_program_frees_its_name(client: httpx.Client) -> None:
+    first = client.post("/programs", json=body()).json()
+    assert client.delete("/programs/hello").status_code == 204
+    assert client.get("/programs/hello").status_code == 404
+    second = client.post("/programs", json=body())
+    assert second.status_code == 201
+    assert second.json()["id"] != first["id"]
+
+
+def test_programs_are_listed_in_pages_and_searched(client: httpx.Client) -> None:
+    for name in ("alpha", "beta", "gamma"):
+        client.post("/programs", json=body(name, description=f"about {name}s"))
+    page = client.get("/programs", params={"limit": 2, "offset": 1}).json()
+    assert ([one["name"] for one in page["programs"]], page["count"]) == (["beta", "gamma"], 3)
+    found = client.get("/programs", params={"search": "BETAS"}).json()
+    assert [one["name"] for one in found["programs"]] == ["beta"]
+    assert client.get("/programs", params={"name": "gamma"}).json()["count"] == 1
+
+
+def test_an_upload_sent_twice_under_one_key_is_answered_alike(client: httpx.Client) -> None:
+    headers = {"Idempotency-Key": "once"}
+    content = json.dumps(body())
+    first = client.post("/programs", content=content, headers=headers)
+    client.delete("/programs/hello")
+    second = client.post("/programs", content=content, headers=headers)
+    assert (first.status_code, first.content) == (second.status_code, second.content)
+    assert client.get("/programs/hello").status_code == 404
+    other = client.post("/programs", json=body("other"), headers=headers)
+    assert (other.status_code, other.json()["errors"][0]["code"]) == (409, "idempotency_conflict")
+    assert client.post("/programs", content=content, headers={"Idempotency-Key": "x" * 200}).status_code == 422
+
+
+def test_requirements_that_can_not_be_had_fail_the_upload_with_the_tools_last_lines(client: httpx.Client) -> None:
+    response = client.post("/programs", json=body(requirements=["neartime-no-such-package==0.0.1"]))
+    assert faults(response) == {"manifest.requirements": "build_failed"}
+    assert "neartime-no-such-package" in response.json()["errors"][0]["message"]
+    assert client.get("/programs/hello").status_code == 404

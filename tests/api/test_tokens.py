@@ -1,0 +1,58 @@
+"""Tokens and instances: made and ended while the server runs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+
+import httpx
+import pytest
+from servers import Server
+
+from neartime_server.api.gate import TOKEN_CACHE_SECONDS
+from neartime_server.errors import AdminError
+
+
+def _admin(server: Server, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "neartime_server", "admin", *arguments]
+    return subprocess.run(command, env=server.environment, capture_output=True, text=True, check=False)
+
+
+def test_an_instance_and_its_token_made_by_command_work_at_once(server: Server) -> None:
+    assert _admin(server, "instance", "create", "commanded").returncode == 0
+    made = _admin(server, "user", "create", "ada", "--instance", "commanded", "--days", "1")
+    assert made.returncode == 0, made.stderr
+    with server.client(made.stdout.strip()) as client:
+        assert client.get("/jobs").json()["count"] == 0
+        assert client.post("/streams/token").status_code == 200
+    listed = json.loads(_admin(server, "token", "list", "--instance", "commanded", "--json").stdout)
+    assert [(one["user"], one["role"]) for one in listed] == [("ada", "user")]
+    assert made.stdout.strip() not in json.dumps(listed)
+    again = _admin(server, "instance", "create", "commanded")
+    assert again.returncode == 1
+    assert "choose another name" in again.stderr
+    assert _admin(server, "instance", "end", "commanded").returncode == 0
+
+
+def test_an_ended_token_is_refused_within_the_seconds_that_are_stated(server: Server) -> None:
+    server.admin.create_instance("ending")
+    token = server.admin.create_token("ending", "ada")
+    with server.client(token) as client:
+        assert client.get("/jobs").status_code == 200
+        server.admin.end_user("ending", "ada")
+        deadline = time.monotonic() + TOKEN_CACHE_SECONDS + 1
+        while client.get("/jobs").status_code != 401:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    with pytest.raises(AdminError, match="no live token"):
+        server.admin.end_user("ending", "ada")
+
+
+def test_a_stream_credential_is_handed_out_and_is_not_kept_by_caches(client: httpx.Client) -> None:
+    response = client.post("/streams/token")
+    assert response.headers["cache-control"] == "no-store"
+    access = response.json()
+    assert access["url"].startswith("nats://")
+    assert "BEGIN NATS USER JWT" in access["credential"]
