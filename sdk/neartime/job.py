@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from neartime.connection import Connection, decode, new_sink
 from neartime.contract.events import LogRecord, StatusEvent, decode_log
@@ -18,6 +19,7 @@ from neartime.errors import JobCancelled, JobFailed, JobTimeout, NeartimeError, 
 from neartime.feed import Callback, Collector, Decode, Watch
 from neartime.transport import Sink
 
+T = TypeVar("T")
 LOG_TAIL = 20
 """Lines of the log that the error of a failed job carries."""
 
@@ -140,6 +142,11 @@ class RuntimeJob:
         """When the server accepted it, UTC."""
         return self._known().created
 
+    @property
+    def view(self) -> JobView:
+        """What the server told of it when it was last asked; `details()` asks."""
+        return self._known()
+
     def update_tags(self, new_tags: Sequence[str]) -> list[str]:
         """Replaces the tags; returns what they are now."""
         self._connect().json("PUT", f"{self._path}/tags", {"tags": list(new_tags)})
@@ -229,10 +236,7 @@ class RuntimeJob:
             for end in ends:
                 end.result(_left(deadline))
         except concurrent.futures.TimeoutError:
-            raise JobTimeout(
-                f"job {self.job_id()} has not ended within {timeout:g} s; it goes on. "
-                "Wait again, or end it with cancel()"
-            ) from None
+            raise self._goes_on(timeout) from None
         except StreamError:
             if not self._refresh().status.final:
                 raise
@@ -267,22 +271,22 @@ class RuntimeJob:
         """What the program has printed and logged so far."""
         return self._connect().run(self._connect().transport.request("GET", f"{self._path}/logs")).decode()
 
-    def follow_logs(self) -> Iterator[str]:
-        """Lines of the log as they come, from the first, until the job has ended."""
-        if self.in_final_state():
-            yield from self.logs().splitlines()
-            return
-        connection = self._connect()
-        watch = self._watching()
-        told = 0
-        if watch is not None:
-            for record in connection.loop.iterate(self._log_records(connection, watch)):
+    def log_records(self, follow: bool = False) -> Iterator[LogRecord]:
+        """The records of the log so far; with `follow`, as they come, until the job has ended."""
+        connection, told = self._connect(), 0
+        if follow and not self.in_final_state() and (watch := self._watching()) is not None:
+            for record in connection.loop.iterate(self._live_records(connection, watch)):
                 told += 1
-                yield log_line(record)
-        yield from self.logs().splitlines()[told:]
+                yield record
+        request = connection.transport.request("GET", f"{self._path}/logs", query={"format": "json"})
+        yield from decode_log(connection.run(request))[told:]
 
-    def events(self) -> Iterator[JobEvent]:
-        """The job's life from its beginning, as it happens: statuses and interim results; ends when the job has."""
+    def events(self, timeout: float | None = None) -> Iterator[JobEvent]:
+        """The job's life from its beginning, as it happens: statuses and interim results; ends when the job has.
+
+        Raises:
+            JobTimeout: it has not ended within `timeout` seconds.
+        """
         if self._watch is None and self.in_final_state():
             for value in self._archived(self._interim_decode, 0):
                 yield JobEvent("interim", None, value=value)
@@ -292,7 +296,7 @@ class RuntimeJob:
         connection = self._connect()
         watch, last_index = Watch(self.job_id(), self.session_id), 0
         stream = connection.feed.stream.events(session_id=self.session_id, job_id=self.job_id())
-        for event in connection.loop.iterate(stream):
+        for event in self._in_time(connection.loop.iterate(stream, timeout), timeout):
             when = datetime.fromtimestamp(event.time).astimezone()
             connection.loop.call(connection.feed.take, watch, event)
             if event.kind == "status":
@@ -374,6 +378,18 @@ class RuntimeJob:
             message += f"\n\nThe end of its log:\n{tail}"
         raise kind(message, self.job_id(), final.reason_code, tail)
 
+    def _in_time(self, items: Iterator[T], timeout: float | None) -> Iterator[T]:
+        try:
+            yield from items
+        except concurrent.futures.TimeoutError:
+            raise self._goes_on(timeout) from None
+
+    def _goes_on(self, timeout: float | None) -> JobTimeout:
+        return JobTimeout(
+            f"job {self.job_id()} has not ended within {timeout or 0:g} s; it goes on. "
+            "Wait again, or end it with cancel()"
+        )
+
     def _fetch_result(self, own: Decode | None, deadline: float | None) -> Any:
         connection = self._connect()
         event = self._watch.result if self._watch else None
@@ -405,11 +421,16 @@ class RuntimeJob:
 
     def _archived(self, own: Decode | None, after: int) -> Iterator[Any]:
         """The interim results that the server has, but for the first `after`."""
-        for number, value in enumerate(self._download("/interim_results", own) or [], 1):
+        values: Iterator[Any]
+        if own is None:
+            values = iter(self._download("/interim_results") or [])
+        else:
+            values = map(own, _elements(self._download("/interim_results", bytes) or b"[]"))
+        for number, value in enumerate(values, 1):
             if number > after:
                 yield value
 
-    async def _log_records(self, connection: Connection, watch: Watch) -> AsyncIterator[LogRecord]:
+    async def _live_records(self, connection: Connection, watch: Watch) -> AsyncIterator[LogRecord]:
         """Log records until the watch has ended."""
         ended = asyncio.wrap_future(watch.ended)
         events = connection.feed.stream.events(session_id=self.session_id, job_id=self.job_id(), logs=True)
@@ -436,17 +457,21 @@ class RuntimeJob:
         return ", ".join([*parts, *([f"status={status.value!r}"] if status else [])]) + ">"
 
 
-def log_line(record: LogRecord) -> str:
-    """A log record as the server writes it in the text of `logs()`."""
-    return record.text
-
-
 def _accepted(view: JobView | None) -> JobAccepted:
     if view is None:
         raise ValueError("a job is made of what the server answered")
     return JobAccepted(
         id=view.id, backend=view.backend, session_id=view.session_id, program_version=view.program.version
     )
+
+
+def _elements(array: bytes) -> Iterator[bytes]:
+    """The elements of a JSON array, each as it is written there."""
+    text, decoder, at = array.decode(), json.JSONDecoder(), 1
+    while text[at] != "]":
+        _, end = decoder.raw_decode(text, at)
+        yield text[at:end].encode()
+        at = end + (text[end] == ",")
 
 
 def _left(deadline: float | None) -> float | None:

@@ -11,6 +11,7 @@ import atexit
 import concurrent.futures
 import os
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
@@ -50,8 +51,9 @@ class Loop:
             future.cancel()
             raise
 
-    def iterate(self, items: AsyncIterator[T]) -> Iterator[T]:
-        """The items of an async iterator, one by one; leaving the iteration early closes it."""
+    def iterate(self, items: AsyncIterator[T], timeout: float | None = None) -> Iterator[T]:
+        """The items of an async iterator, one by one, for up to `timeout` seconds; leaving early closes it."""
+        deadline = None if timeout is None else time.monotonic() + timeout
 
         async def following() -> tuple[bool, Any]:
             try:
@@ -61,7 +63,8 @@ class Loop:
 
         try:
             while True:
-                more, item = self.run(following())
+                left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
+                more, item = self.run(following(), left)
                 if not more:
                     return
                 yield item

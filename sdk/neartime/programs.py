@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from neartime.connection import Connection
-from neartime.contract.programs import Manifest, ProgramView, VersionView
+from neartime.contract.programs import Manifest, ProgramView, VersionPage, VersionView
 
 
 class RuntimeProgram:
@@ -97,7 +97,7 @@ class RuntimeProgram:
     def versions(self) -> list[VersionView]:
         """Every version, newest first."""
         answer = self._connect().json("GET", f"/programs/{self.program_id}/versions")
-        return [VersionView.model_validate(one) for one in answer["versions"]]
+        return VersionPage.model_validate(answer).versions
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as JSON."""

@@ -1,0 +1,91 @@
+"""What commands share: who calls, and how to answer people and scripts."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console, RenderableType
+from rich.table import Table
+
+from neartime.client import RuntimeService
+
+Json = Annotated[bool, typer.Option("--json", help="Write JSON to standard output, and nothing else.")]
+Timeout = Annotated[float | None, typer.Option(help="Seconds to wait at most; the job goes on after that.", min=0)]
+
+
+@dataclass
+class Caller:
+    """The options before the command."""
+
+    url: str | None = None
+    account: str | None = None
+
+
+def service(context: typer.Context) -> RuntimeService:
+    """The service of this call; closed when the command ends."""
+    caller: Caller = context.find_object(Caller) or Caller()
+    made = RuntimeService(url=caller.url, instance=caller.account)
+    context.call_on_close(made.close)
+    return made
+
+
+class Output:
+    """Standard output, as people or as scripts want it."""
+
+    def __init__(self, as_json: bool = False) -> None:
+        self.as_json = as_json
+        self.out = Console(highlight=False)
+        self.error = Console(stderr=True, highlight=False)
+
+    def show(self, data: Any, human: RenderableType) -> None:
+        """`data` as JSON, or `human`."""
+        if self.as_json:
+            self.line(data)
+        elif isinstance(human, str):
+            self.out.print(human, soft_wrap=True, markup=False)
+        else:
+            self.out.print(human)
+
+    def line(self, data: Any) -> None:
+        """One line of JSON, at once: a reader may wait for it."""
+        print(json.dumps(data, default=str), flush=True)
+
+    def note(self, text: str) -> None:
+        """Something for people, beside the output."""
+        if not self.as_json:
+            self.error.print(text, style="dim", soft_wrap=True, markup=False)
+
+    def table(self, data: list[dict[str, Any]], columns: dict[str, str], empty: str) -> None:
+        """Rows of which `columns` (key: heading) are shown; all keys in JSON."""
+        if self.as_json:
+            self.line(data)
+            return
+        if not data:
+            self.note(empty)
+            return
+        width = None if sys.stdout.isatty() else 10_000  # in a pipe, a row is a line
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for heading in columns.values():
+            table.add_column(heading, no_wrap=width is not None or heading in ("id", "job"))
+        for row in data:
+            table.add_row(*(_cell(row.get(key)) for key in columns))
+        self.out.print(table, width=width)
+
+
+def wire(value: Any) -> Any:
+    """A value as JSON: the wire form, in which circuits and arrays are tagged."""
+    from neartime import codec
+
+    return json.loads(codec.encode(value))
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return str(value)

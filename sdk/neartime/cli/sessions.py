@@ -1,0 +1,85 @@
+"""`neartime session`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from neartime.cli.console import Json, Output, service
+from neartime.contract.sessions import SessionMode, SessionView
+from neartime.session import Session
+
+app = typer.Typer(help="Sessions: keep the backend, and warm workers, for several jobs.", no_args_is_help=True)
+
+SessionId = Annotated[str, typer.Argument(help="The session's id.", show_default=False)]
+_COLUMNS = ["id", "backend", "mode", "state", "jobs", "created", "seconds"]
+
+
+@app.command("list")
+def list_sessions(
+    context: typer.Context,
+    limit: Annotated[int, typer.Option(help="How many at most.", min=1)] = 20,
+    skip: Annotated[int, typer.Option(help="How many of the newest to leave out.", min=0)] = 0,
+    as_json: Json = False,
+) -> None:
+    """List sessions, the newest first."""
+    found = service(context).sessions(limit, skip)
+    rows = [view.model_dump(mode="json") if as_json else _row(view) for view in found]
+    Output(as_json).table(rows, {name: name for name in _COLUMNS}, "No sessions. Open one: neartime session open")
+
+
+@app.command("open")
+def open_session(
+    context: typer.Context,
+    backend: Annotated[str | None, typer.Option("--backend", "-b", help="The backend; else the server's own.")] = None,
+    batch: Annotated[bool, typer.Option("--batch", help="Jobs side by side; else one after the other.")] = False,
+    max_time: Annotated[str | None, typer.Option(help="When it closes at the latest: seconds, or '2h 30m'.")] = None,
+    interactive_timeout: Annotated[str | None, typer.Option(help="How long it waits for a next job.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Open a session; `neartime run --session ID` runs in it."""
+    mode = SessionMode.BATCH if batch else SessionMode.DEDICATED
+    session = Session(service(context), backend, mode, max_time, interactive_timeout)
+    Output(as_json).show({"session_id": session.session_id, "backend": session.backend()}, session.session_id)
+
+
+@app.command()
+def show(context: typer.Context, session_id: SessionId, as_json: Json = False) -> None:
+    """Show where a session stands."""
+    details = Session.from_id(session_id, service(context)).details()
+    view = SessionView.model_validate({name: details[name] for name in SessionView.model_fields})
+    shown = {
+        **_row(view),
+        "max time": f"{view.max_ttl} s",
+        "idle timeout": f"{view.interactive_ttl} s",
+        "reason": view.reason,
+    }
+    lines = [f"{name:>14}  {value}" for name, value in shown.items() if value not in (None, "")]
+    Output(as_json).show(details, "\n".join(lines))
+
+
+@app.command()
+def close(context: typer.Context, session_id: SessionId, as_json: Json = False) -> None:
+    """Close a session; the jobs that it has run to their end."""
+    Session.from_id(session_id, service(context)).close()
+    Output(as_json).show({"session_id": session_id, "closed": True}, f"session {session_id} takes no more jobs")
+
+
+@app.command()
+def cancel(context: typer.Context, session_id: SessionId, as_json: Json = False) -> None:
+    """End a session now, and its jobs with it."""
+    Session.from_id(session_id, service(context)).cancel()
+    Output(as_json).show({"session_id": session_id, "cancelled": True}, f"session {session_id} is cancelled")
+
+
+def _row(view: SessionView) -> dict[str, Any]:
+    return {
+        "id": view.id,
+        "backend": view.backend_name,
+        "mode": view.mode.value,
+        "state": view.state.value,
+        "jobs": view.jobs,
+        "created": f"{view.created.astimezone():%Y-%m-%d %H:%M:%S}",
+        "seconds": f"{view.usage.seconds:.1f}" if view.usage.seconds else None,
+    }
