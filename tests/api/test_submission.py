@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
+import tempfile
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from neartime_server.api.submission import read
+from neartime_server.api.submission import LONG, Submission, read
 from neartime_server.errors import Refused
 
 VALUES = st.recursive(
@@ -19,6 +21,19 @@ VALUES = st.recursive(
     max_leaves=12,
 )
 PARAMS = st.dictionaries(st.text(), VALUES, max_size=4)
+
+
+def _params(body: bytes | mmap.mmap, asked: Submission) -> bytes:
+    assert asked.span
+    return body[slice(*asked.span)]
+
+
+def _mapped(body: bytes) -> mmap.mmap:
+    """As a large body comes: in a file."""
+    with tempfile.TemporaryFile() as file:
+        file.write(body)
+        file.flush()
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def _refusal(body: bytes) -> str:
@@ -37,8 +52,9 @@ def test_params_are_kept_to_the_byte(params: object, indent: int | str | None, a
         raw = body.encode()
     except UnicodeEncodeError:  # a lone surrogate has no UTF-8 form; escaped it has
         return
-    asked = read(raw)
-    assert asked.params == text.encode()
+    for form in (raw, _mapped(raw)):
+        asked = read(form)
+        assert _params(form, asked) == text.encode()
     assert json.dumps(asked.value) == json.dumps(params)
     assert asked.request.program_id == "p"
     assert asked.request.tags == ['é}",{']
@@ -46,12 +62,13 @@ def test_params_are_kept_to_the_byte(params: object, indent: int | str | None, a
 
 def test_left_out_params_are_an_empty_object() -> None:
     asked = read(b'{"program_id": "p"}')
-    assert (asked.params, asked.value) == (b"{}", {})
+    assert (asked.span, asked.value) == (None, {})
 
 
 def test_nan_and_infinities_pass() -> None:
-    asked = read(b'{"program_id": "p", "params": {"x": [NaN, -Infinity]}}')
-    assert asked.params == b'{"x": [NaN, -Infinity]}'
+    body = b'{"program_id": "p", "params": {"x": [NaN, -Infinity]}}'
+    asked = read(body)
+    assert _params(body, asked) == b'{"x": [NaN, -Infinity]}'
     assert math.isnan(asked.value["x"][0])
 
 
@@ -75,6 +92,30 @@ def test_nan_and_infinities_pass() -> None:
 )
 def test_what_is_no_submission_is_refused_with_the_reason(body: bytes, says: str) -> None:
     assert says in _refusal(body)
+
+
+@pytest.mark.parametrize("piece", ["A", "é", '\\"', "\\u00e9\\n"], ids=["plain", "unicode", "quotes", "escapes"])
+def test_long_strings_of_a_large_body_keep_their_length_and_everything_else_its_place(piece: str) -> None:
+    long = json.loads(f'"{piece * LONG}"')
+    text = f'{{"é": "{piece * LONG}", "n": [1, {{"deep": "{piece * LONG}"}}, "short"]}}'
+    body = _mapped(f'{{"program_id": "é", "params": {text}, "tags": ["a"]}}'.encode())
+    asked = read(body)
+    assert _params(body, asked) == text.encode()
+    assert (asked.request.program_id, asked.request.tags) == ("é", ["a"])
+    first, (one, deep, short) = asked.value["é"], asked.value["n"]
+    assert (one, short) == (1, "short")
+    for left_out in (first, deep["deep"]):
+        assert len(left_out) == len(long)
+        assert long.startswith(left_out[:100])
+
+
+def test_a_long_string_that_is_no_json_is_refused() -> None:
+    for bad in (b"\x01", b"\\q", b"\xff"):
+        body = b'{"program_id": "p", "params": {"a": "' + b"A" * LONG + bad + b'"}}'
+        with pytest.raises(Refused):
+            read(_mapped(body))
+    with pytest.raises(Refused):
+        read(_mapped(b'{"program_id": "p", "params": {"a": "' + b"A" * LONG))
 
 
 def test_a_misspelt_member_is_a_fault() -> None:

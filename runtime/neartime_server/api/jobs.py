@@ -16,8 +16,8 @@ from neartime import schema
 from neartime.contract.events import SEQUENCE_HEADER, encode_log
 from neartime.contract.jobs import MAX_TAGS, JobAccepted, JobMetrics, JobPage, JobRequest, JobStatus, JobView, Tag
 from neartime.contract.problem import ErrorCode
-from neartime_server.api import submission
-from neartime_server.api.services import JSON, Caller, Here, OnceKey, Services, answered, remembering
+from neartime_server.api import bodies, submission
+from neartime_server.api.services import JSON, Caller, Here, Services, answered, once_key, remembering
 from neartime_server.errors import Refused
 from neartime_server.store import blobs, idempotency, jobs, programs
 from neartime_server.store.programs import Version
@@ -60,12 +60,12 @@ Reflected = Depends(_reflected)
         }
     },
 )
-async def submit(request: Request, here: Here, caller: Caller, key: OnceKey) -> Response:
+async def submit(request: Request, here: Here, caller: Caller) -> Response:
     """Queue a job. `params` are checked against the program's schema and kept as the bytes that came."""
-    body = await request.body()
-    large = len(body) > _IN_THREAD
-    asked = await asyncio.to_thread(submission.read, body) if large else submission.read(body)
-    del body
+    body = await bodies.receive(request)
+    key = once_key(request, caller, body.digest)
+    beside = len(body.data) > _IN_THREAD
+    asked = await asyncio.to_thread(submission.read, body.data) if beside else submission.read(body.data)
     wanted = asked.request
 
     def look(connection: Connection) -> idempotency.Answer | Version:
@@ -77,7 +77,7 @@ async def submit(request: Request, here: Here, caller: Caller, key: OnceKey) -> 
     if isinstance(found, idempotency.Answer):
         return answered(found)
     check = (asked.value, found.manifest.schemas.inputs, "inputs")
-    faults = await asyncio.to_thread(schema.faults, *check) if large else schema.faults(*check)
+    faults = await asyncio.to_thread(schema.faults, *check) if beside else schema.faults(*check)
     if faults:
         raise Refused.faults(ErrorCode.INVALID_INPUT, faults)
     remember = remembering(key, 201)
@@ -85,7 +85,12 @@ async def submit(request: Request, here: Here, caller: Caller, key: OnceKey) -> 
     def within(connection: Connection, accepted: JobAccepted) -> None:
         remember(connection, accepted.model_dump_json().encode())
 
-    accepted = await here.control.submit(caller.instance_id, wanted, asked.params, found, within=within)
+    params: bytes | blobs.Info = b"{}"
+    if asked.span and body.large:
+        params = await blobs.stage(here.store, body.parts(*asked.span, blobs.CHUNK))
+    elif asked.span:
+        params = body.data[slice(*asked.span)]
+    accepted = await here.control.submit(caller.instance_id, wanted, params, found, within=within)
     return Response(accepted.model_dump_json(), 201, media_type=JSON)
 
 

@@ -104,7 +104,8 @@ async def _operator(caller: Caller) -> Principal:
 Operator = Annotated[Principal, Depends(_operator)]
 
 
-async def _key(request: Request, caller: Caller) -> idempotency.Key | None:
+def once_key(request: Request, caller: Principal, digest: str) -> idempotency.Key | None:
+    """The request's idempotency key, where it has one; `digest` is of its body."""
     name = request.headers.get(IDEMPOTENCY_HEADER)
     if name is None:
         return None
@@ -115,15 +116,18 @@ async def _key(request: Request, caller: Caller) -> idempotency.Key | None:
             f"{IDEMPOTENCY_HEADER}: expected 1 to {_KEY_LENGTH} printable ASCII characters",
             path=IDEMPOTENCY_HEADER,
         )
-    body = await request.body()
-    head = f"{request.method} {request.url.path}\n".encode()
-    digest = hashlib.sha256(head)
-    digest.update(body)
-    return idempotency.Key(caller.instance_id, name, digest.hexdigest())
+    what = f"{request.method} {request.url.path}\n{digest}".encode()
+    return idempotency.Key(caller.instance_id, name, hashlib.sha256(what).hexdigest())
+
+
+async def _key(request: Request, caller: Caller) -> idempotency.Key | None:
+    if IDEMPOTENCY_HEADER not in request.headers:
+        return None
+    return once_key(request, caller, hashlib.sha256(await request.body()).hexdigest())
 
 
 OnceKey = Annotated[idempotency.Key | None, Depends(_key)]
-"""The request's idempotency key, where it has one."""
+"""The key of a request whose body the framework reads."""
 
 
 def answered(answer: idempotency.Answer) -> Response:

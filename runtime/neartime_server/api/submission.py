@@ -1,37 +1,65 @@
-"""The body of POST /jobs, taken apart without writing it anew: `params` stays the bytes that came."""
+"""The body of POST /jobs, taken apart without writing it anew: `params` stays the bytes that came.
+
+A large body is not parsed whole. Its long strings (arrays and circuits in base64, almost all of it) are left out of
+what is parsed and stand in it by their length and their beginning, which is all that a schema asks of them here.
+"""
 
 from __future__ import annotations
 
 import json
+import mmap
 import re
+import secrets
+from bisect import bisect
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Final
 
 from neartime.contract.jobs import JobRequest
 from neartime.contract.problem import ErrorCode, Fault
 from neartime_server.errors import Refused
 
+LONG: Final = 64 << 10
+"""Bytes from which on a string of a large body is left out."""
+_SAMPLE: Final = 1024
 _DECODER: Final = json.JSONDecoder()
 _SPACE: Final = re.compile(r"[ \t\n\r]*")
+_STRING: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
+_PLAIN: Final = re.compile(rb'"[ !#-\[\]-\x7f]*+"')  # no escape, nothing but ASCII
 
 
 @dataclass(frozen=True)
 class Submission:
     request: JobRequest
-    params: bytes
-    """As they came, to the byte."""
+    span: tuple[int, int] | None
+    """Where `params` lies in the body, from and to; None where it was left out, which means `{}`."""
     value: Any
     """`params` as parsed JSON, for the check against the schema."""
 
 
-def read(body: bytes) -> Submission:
+class LongString(str):
+    """The beginning of a string that was left out, as long as the whole."""
+
+    __slots__ = ("_length",)
+    _length: int
+
+    def __new__(cls, beginning: str, length: int) -> LongString:
+        text = super().__new__(cls, beginning)
+        text._length = length
+        return text
+
+    def __len__(self) -> int:
+        return self._length
+
+
+def read(body: bytes | mmap.mmap) -> Submission:
     """Take a submission apart.
 
     Raises:
         Refused: 422, the body is no JSON object of known members; pydantic's ValidationError for the members' values.
     """
     try:
-        members, params = _members(body)
+        members, span = _members(body) if isinstance(body, bytes) else _large_members(body)
     except (ValueError, RecursionError) as error:
         reason = "is nested too deep" if isinstance(error, RecursionError) else str(error)
         raise Refused.faults(ErrorCode.INVALID_REQUEST, [Fault(path="body", message=reason)]) from error
@@ -39,11 +67,11 @@ def read(body: bytes) -> Submission:
     if not isinstance(value, dict):
         fault = Fault(path="inputs", message="expected an object, the program's inputs by name")
         raise Refused.faults(ErrorCode.INVALID_INPUT, [fault])
-    return Submission(JobRequest.model_validate(members), params, value)
+    return Submission(JobRequest.model_validate(members), span, value)
 
 
-def _members(body: bytes) -> tuple[dict[str, Any], bytes]:
-    """The members of the outermost object, and the bytes of `params` among them.
+def _members(body: bytes) -> tuple[dict[str, Any], tuple[int, int] | None]:
+    """The members of the outermost object, and where `params` lies among them.
 
     Every member is found by the decoder itself, one value at a time, so that what is checked is what is kept. NaN and
     the infinities, which JSON lacks and Qiskit's encoder writes, pass inside `params`.
@@ -53,13 +81,13 @@ def _members(body: bytes) -> tuple[dict[str, Any], bytes]:
     except UnicodeDecodeError as error:
         raise ValueError(f"is not UTF-8: {error.reason} at byte {error.start}") from error
     members: dict[str, Any] = {}
-    params = b"{}"
+    span = None
     at = _skip(text, 0)
     if text[at : at + 1] != "{":
         raise ValueError("is no JSON object")
     at = _skip(text, at + 1)
     if text[at : at + 1] == "}":
-        return members, _ended(text, at + 1, params)
+        return members, _ended(text, at + 1, span)
     while True:
         if text[at : at + 1] != '"':
             raise ValueError(f"is not JSON: expected a member's name at character {at}")
@@ -73,15 +101,59 @@ def _members(body: bytes) -> tuple[dict[str, Any], bytes]:
             raise ValueError(f"names {name!r} twice")
         members[name] = value
         if name == "params":
-            # Where every character is one byte, the slice need not be encoded again.
-            params = body[start:at] if len(text) == len(body) else text[start:at].encode()
+            # Characters are bytes where every one of them is ASCII.
+            plain = len(text) == len(body)
+            span = (start, at) if plain else (len(text[:start].encode()), len(text[:at].encode()))
         at = _skip(text, at)
         mark = text[at : at + 1]
         if mark == "}":
-            return members, _ended(text, at + 1, params)
+            return members, _ended(text, at + 1, span)
         if mark != ",":
             raise ValueError(f"is not JSON: expected ',' or '}}' at character {at}")
         at = _skip(text, at + 1)
+
+
+def _large_members(body: mmap.mmap) -> tuple[dict[str, Any], tuple[int, int] | None]:
+    """`_members` of a body whose long strings are left out."""
+    mark = secrets.token_hex(16)  # nobody can write a string that passes for one that was left out
+    left_out: list[LongString] = []
+    short = bytearray()
+    ends: list[int] = []  # in `short`, of each string that was left out
+    removed: list[int] = []  # bytes that each of them lost
+    at = 0
+    for found in _STRING.finditer(body):
+        start, end = found.span()
+        if end - start < LONG:
+            continue
+        left_out.append(_long_string(body, start, end))
+        name = f'"{mark}{len(left_out) - 1}"'.encode()
+        short += body[at:start] + name
+        ends.append(len(short))
+        removed.append(end - start - len(name))
+        at = end
+    short += body[at:]
+    members, span = _members(bytes(short))
+    total = [0, *accumulate(removed)]
+
+    def restored(value: Any) -> Any:
+        if isinstance(value, str):
+            return left_out[int(value[len(mark) :])] if value.startswith(mark) else value
+        if isinstance(value, list):
+            return [restored(one) for one in value]
+        if isinstance(value, dict):
+            return {restored(name): restored(one) for name, one in value.items()}
+        return value
+
+    if left_out:
+        members = restored(members)
+    return members, span and (span[0] + total[bisect(ends, span[0])], span[1] + total[bisect(ends, span[1])])
+
+
+def _long_string(body: mmap.mmap, start: int, end: int) -> LongString:
+    if _PLAIN.fullmatch(body, start, end):
+        return LongString(body[start + 1 : start + 1 + _SAMPLE].decode("ascii"), end - start - 2)
+    text = json.loads(body[start:end].decode("utf-8"))
+    return LongString(text[:_SAMPLE], len(text))
 
 
 def _value(text: str, at: int) -> tuple[Any, int]:
@@ -96,7 +168,7 @@ def _skip(text: str, at: int) -> int:
     return found.end() if found else at
 
 
-def _ended(text: str, at: int, params: bytes) -> bytes:
+def _ended(text: str, at: int, span: tuple[int, int] | None) -> tuple[int, int] | None:
     if _skip(text, at) != len(text):
         raise ValueError(f"is not JSON: something follows the object, at character {at}")
-    return params
+    return span
