@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from neartime.backends import RuntimeBackend
     from neartime.client import RuntimeService
     from neartime.contract.jobs import JobStatus
     from neartime.errors import (
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
         StreamError,
         Unauthorized,
     )
-    from neartime.job import ResultDecoder, RuntimeJob
+    from neartime.job import JobEvent, ResultDecoder, RuntimeJob
     from neartime.options import RuntimeOptions
     from neartime.programs import RuntimeProgram
     from neartime.session import Batch, Session
@@ -48,6 +49,7 @@ __all__ = [
     "InvalidInput",
     "JobCancelled",
     "JobError",
+    "JobEvent",
     "JobFailed",
     "JobStatus",
     "JobTimeout",
@@ -56,6 +58,7 @@ __all__ = [
     "PackagingError",
     "RequestFailed",
     "ResultDecoder",
+    "RuntimeBackend",
     "RuntimeJob",
     "RuntimeOptions",
     "RuntimeProgram",
@@ -68,8 +71,10 @@ __all__ = [
 
 _MODULES = {
     "Batch": "session",
+    "JobEvent": "job",
     "JobStatus": "contract.jobs",
     "ResultDecoder": "job",
+    "RuntimeBackend": "backends",
     "RuntimeJob": "job",
     "RuntimeOptions": "options",
     "RuntimeProgram": "programs",

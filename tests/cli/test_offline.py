@@ -1,0 +1,148 @@
+"""The command line where no server is needed."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from neartime.cli import starters
+from neartime.cli.app import app, run
+from neartime.cli.jobs import is_path, read_inputs
+from neartime.cli.reference import commands, page
+from neartime.errors import InvalidInput, PackagingError
+
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "cli.md"
+
+
+@pytest.fixture(autouse=True)
+def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No server, no account, an empty folder to be in."""
+    for name in ("NEARTIME_URL", "NEARTIME_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NEARTIME_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+
+def test_the_reference_page_documents_every_command_and_option() -> None:
+    text = PAGE.read_text()
+    assert text == page(), "write it again: python -m neartime.cli.reference > docs/reference/cli.md"
+    for name, command in commands():
+        assert f"## {name}\n" in text
+        assert command.help, f"{name} says nothing of itself"
+        assert all(getattr(one, "help", True) for one in command.params), f"an option of {name} says nothing of itself"
+
+
+def test_every_command_that_answers_takes_json() -> None:
+    streams = ("neartime up", "neartime down", "neartime doctor", "neartime admin")  # of the machine's own runtime
+    for name, command in commands():
+        if not name.startswith(streams):
+            assert any("--json" in one.opts for one in command.params), name
+
+
+def test_help_is_there_for_all() -> None:
+    for name, _ in commands():
+        result = CliRunner().invoke(app, [*name.split()[1:], "--help"])
+        assert result.exit_code == 0, name
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["version", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["contract"] == 1
+
+
+def test_without_a_server_it_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["job", "list"]) == 3
+    captured = capsys.readouterr()
+    assert "neartime up" in captured.err
+    assert "Traceback" not in captured.err
+    assert captured.out == ""
+
+
+def test_a_server_that_is_not_there_can_not_be_reached(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NEARTIME_TOKEN", "t")
+    assert run(["--url", "http://127.0.0.1:9", "job", "list", "--json"]) == 3
+    captured = capsys.readouterr()
+    said = json.loads(captured.err)
+    assert (said["error"], said["exit_code"], captured.out) == ("ConnectionFailed", 3, "")
+
+
+def test_a_command_that_does_not_exist_is_a_usage_error() -> None:
+    assert run(["frobnicate"]) == 2
+    assert run(["job", "list", "--status", "Sleeping"]) == 2
+
+
+@pytest.mark.parametrize("template", starters.names())
+def test_a_program_begun_from_a_template_can_be_packaged(
+    template: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["program", "init", "my-program", "--template", template, "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["files"] == ["README.md", "inputs.json", "program.py", "program.toml"]
+    assert starters.PLACE not in Path("my-program/README.md").read_text()
+    from neartime import packaging
+
+    package = packaging.package(Path("my-program"))
+    assert package.manifest.name == "my-program"
+    assert package.manifest.typed
+    assert package.manifest.schemas.inputs is not None
+
+
+def test_nothing_is_overwritten_and_names_are_checked(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("mine").mkdir()
+    assert run(["program", "init", "mine"]) == 2
+    assert run(["program", "init", "Not A Name"]) == 2
+    assert run(["program", "init", "other", "--template", "none"]) == 2
+    assert "hello" in capsys.readouterr().err
+    with pytest.raises(PackagingError, match="there already"):
+        starters.write("mine", "hello", Path("mine"))
+
+
+def test_inputs_come_from_a_file_and_one_by_one(tmp_path: Path) -> None:
+    file = tmp_path / "inputs.json"
+    file.write_text('{"maxiter": 1, "name": "Ada"}')
+    given = ["maxiter=50", "tol=1e-3", "list=[1, 2]", "text=hello world", "empty="]
+    assert read_inputs(given, str(file)) == {
+        "maxiter": 50,
+        "name": "Ada",
+        "tol": 1e-3,
+        "list": [1, 2],
+        "text": "hello world",
+        "empty": "",
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "file", "says"),
+    [(["maxiter"], None, "NAME=VALUE"), (["=3"], None, "NAME=VALUE"), ([], "missing.json", "missing.json")],
+)
+def test_inputs_that_can_not_be_read_are_named(given: list[str], file: str | None, says: str) -> None:
+    with pytest.raises(InvalidInput, match=says):
+        read_inputs(given, file)
+
+
+def test_a_program_is_a_path_where_it_looks_like_one() -> None:
+    assert all(map(is_path, (".", "./vqe", "a/b", "vqe.py", "vqe.zip", "..")))
+    assert not any(map(is_path, ("vqe", "my.program", "00abc")))
+
+
+def test_an_account_is_saved_for_its_owner_alone_and_its_token_never_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = CliRunner().invoke(
+        app, ["account", "save", "https://lab", "--token-stdin", "--no-check"], input="s3cret\n"
+    )
+    assert result.exit_code == 0, result.output
+    file = tmp_path / "config" / "neartime" / "accounts.json"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert run(["account", "show"]) == 0
+    shown = capsys.readouterr().out
+    assert "https://lab" in shown
+    assert "s3cret" not in shown + result.output
