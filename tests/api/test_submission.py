@@ -8,11 +8,11 @@ import mmap
 import tempfile
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from neartime_server.api.submission import LONG, Submission, read
+from neartime_server.api.submission import LONG, WINDOW, Submission, read
 from neartime_server.errors import Refused
 
 VALUES = st.recursive(
@@ -43,6 +43,7 @@ def _refusal(body: bytes) -> str:
     return str(refused.value)
 
 
+@settings(deadline=None)
 @given(PARAMS, st.sampled_from([None, 1, "\t"]), st.booleans(), st.booleans())
 def test_params_are_kept_to_the_byte(params: object, indent: int | str | None, ascii_only: bool, first: bool) -> None:
     text = json.dumps(params, indent=indent, ensure_ascii=ascii_only)
@@ -107,6 +108,17 @@ def test_long_strings_of_a_large_body_keep_their_length_and_everything_else_its_
     for left_out in (first, deep["deep"]):
         assert len(left_out) == len(long)
         assert long.startswith(left_out[:100])
+
+
+@settings(deadline=None)
+@given(st.integers(0, 3), st.sampled_from(['\\"', "\\\\", "x"]), st.integers(-3, 3))
+def test_strings_are_found_wherever_a_window_ends(before: int, piece: str, off: int) -> None:
+    text = "y" * before + piece * ((WINDOW + off) // len(piece))
+    params = f'{{"a": "{text}", "b": "\\\\", "c": "{text}\\\\"}}'
+    body = _mapped(f'{{"params": {params}, "program_id": "p"}}'.encode())
+    asked = read(body)
+    assert _params(body, asked) == params.encode()
+    assert [len(value) for value in asked.value.values()] == [len(value) for value in json.loads(params).values()]
 
 
 def test_a_long_string_that_is_no_json_is_refused() -> None:

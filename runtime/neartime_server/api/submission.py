@@ -11,6 +11,7 @@ import mmap
 import re
 import secrets
 from bisect import bisect
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Final
@@ -24,8 +25,12 @@ LONG: Final = 64 << 10
 _SAMPLE: Final = 1024
 _DECODER: Final = json.JSONDecoder()
 _SPACE: Final = re.compile(r"[ \t\n\r]*")
-_STRING: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
-_PLAIN: Final = re.compile(rb'"[ !#-\[\]-\x7f]*+"')  # no escape, nothing but ASCII
+WINDOW: Final = 1 << 20
+"""Bytes that are looked at in one go: no other thread runs meanwhile."""
+_STRING: Final = re.compile(rb'"(?:[^"\\]++|\\.?+)*+("|\Z)', re.DOTALL)
+"""A string, or its beginning where the window ends within it."""
+_UNPLAIN: Final = bytes([*range(0x20), ord("\\")])
+"""What makes the length of a string another than that of its ASCII text, or is not allowed in it."""
 
 
 @dataclass(frozen=True)
@@ -121,10 +126,7 @@ def _large_members(body: mmap.mmap) -> tuple[dict[str, Any], tuple[int, int] | N
     ends: list[int] = []  # in `short`, of each string that was left out
     removed: list[int] = []  # bytes that each of them lost
     at = 0
-    for found in _STRING.finditer(body):
-        start, end = found.span()
-        if end - start < LONG:
-            continue
+    for start, end in _long_strings(body):
         left_out.append(_long_string(body, start, end))
         name = f'"{mark}{len(left_out) - 1}"'.encode()
         short += body[at:start] + name
@@ -149,11 +151,41 @@ def _large_members(body: mmap.mmap) -> tuple[dict[str, Any], tuple[int, int] | N
     return members, span and (span[0] + total[bisect(ends, span[0])], span[1] + total[bisect(ends, span[1])])
 
 
+def _long_strings(body: mmap.mmap) -> Iterator[tuple[int, int]]:
+    """Where the strings of `LONG` bytes and more lie, quotes included."""
+    at = 0
+    while at < len(body):
+        window = min(at + WINDOW, len(body))
+        for found in _STRING.finditer(body, at, window):
+            start, at = found.span()
+            if not found[1]:
+                at = _end_of_string(body, start, at)
+            if at - start >= LONG:
+                yield start, at
+        at = max(at, window)
+
+
+def _end_of_string(body: mmap.mmap, start: int, at: int) -> int:
+    """Behind the quote that ends the string; the body's end where there is none."""
+    while (quote := body.find(b'"', at - 1)) >= 0:
+        first = quote
+        while first > start + 1 and body[first - 1] == 0x5C:
+            first -= 1
+        at = quote + 2
+        if (quote - first) % 2 == 0 and quote > start:
+            return quote + 1
+    return len(body)
+
+
 def _long_string(body: mmap.mmap, start: int, end: int) -> LongString:
-    if _PLAIN.fullmatch(body, start, end):
-        return LongString(body[start + 1 : start + 1 + _SAMPLE].decode("ascii"), end - start - 2)
-    text = json.loads(body[start:end].decode("utf-8"))
-    return LongString(text[:_SAMPLE], len(text))
+    for at in range(start + 1, end - 1, WINDOW):
+        piece = body[at : min(at + WINDOW, end - 1)]
+        if not piece.isascii() or len(piece.translate(None, _UNPLAIN)) != len(piece):
+            text = json.loads(body[start:end].decode("utf-8"))
+            return LongString(text[:_SAMPLE], len(text))
+    if body[end - 1] != ord('"'):
+        raise ValueError("is not JSON: a string has no end")
+    return LongString(body[start + 1 : start + 1 + _SAMPLE].decode("ascii"), end - start - 2)
 
 
 def _value(text: str, at: int) -> tuple[Any, int]:
