@@ -16,12 +16,12 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import Future, InvalidStateError
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from neartime.contract.events import StatusEvent
 from neartime.errors import NeartimeError, StreamError
 from neartime.loop import Loop
-from neartime.stream import Event, EventStream
+from neartime.stream import Event
 from neartime.transport import Sink
 
 log = logging.getLogger("neartime")
@@ -31,8 +31,18 @@ Callback = Callable[[str, Any], Any]
 Decode = Callable[[bytes], Any]
 
 
+class Source(Protocol):
+    """Where events come from: `neartime.stream.EventStream`."""
+
+    def events(
+        self, *, session_id: str | None = None, job_id: str | None = None, after: int = 0, logs: bool = False
+    ) -> AsyncIterator[Event]: ...
+    def value(self, event: Event) -> AsyncIterator[bytes]: ...
+    async def close(self) -> None: ...
+
+
 class Watch:
-    """A job as its events tell it. `take` and `fail` are called on the loop's thread alone."""
+    """A job as its events tell it. `take` is called on the loop's thread alone."""
 
     def __init__(
         self,
@@ -148,7 +158,7 @@ class Feed:
 
     def __init__(
         self,
-        stream: EventStream,
+        stream: Source,
         loop: Loop,
         sink: Callable[[], Sink[Any]],
         decode: Decode,
