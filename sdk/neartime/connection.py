@@ -11,12 +11,13 @@ from typing import Any, TypeVar
 
 import httpx
 
+from neartime.codec.versions import OLDEST_QPY
 from neartime.config import Account
 from neartime.contract.jobs import JobAccepted
 from neartime.contract.problem import ErrorCode, Fault
 from neartime.contract.programs import Manifest, ProgramView
 from neartime.contract.streams import StreamAccess
-from neartime.errors import InvalidInput, InvalidRequest
+from neartime.errors import EncodeError, InvalidInput, InvalidRequest
 from neartime.feed import Callback, Decode, Feed, SessionFeed, Watch
 from neartime.loop import shared
 from neartime.stream import EventStream
@@ -168,7 +169,13 @@ class Params:
 
     def __init__(self, inputs: dict[str, Any]) -> None:
         self._inputs = inputs
-        self._whole = self._encode_small()
+        self._qpy_version: int | None = OLDEST_QPY
+        """Of circuits: any Qiskit that a program may ask for reads the oldest."""
+        try:
+            self._whole = self._encode_small()
+        except EncodeError:
+            self._qpy_version = None  # what the oldest can't hold, the newest may
+            self._whole = self._encode_small()
 
     def _encode_small(self) -> bytes | None:
         """The encoded inputs where they are small."""
@@ -183,7 +190,7 @@ class Params:
     def _chunks(self) -> Iterator[bytes]:
         from neartime import codec
 
-        return codec.encode_chunks(self._inputs)
+        return codec.encode_chunks(self._inputs, qpy_version=self._qpy_version, root="inputs")
 
     def faults(self, program: ProgramView) -> list[Fault]:
         """What is wrong with the inputs: the encoded JSON, as the server sees it, and what is inside opaque values."""

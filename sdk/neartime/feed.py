@@ -197,13 +197,13 @@ class Feed:
         """
         if event.envelope.reference is None:
             return (decode or self._decode)(event.body)
-        return self._loop.run(self._fetch(event, decode), timeout)
+        return self._loop.run(self._fetch(event, decode), timeout).finish()
 
-    async def _fetch(self, event: Event, decode: Decode | None) -> Any:
+    async def _fetch(self, event: Event, decode: Decode | None) -> Sink[Any]:
         sink = self._sink() if decode is None else Collector(decode)
         async for chunk in self.stream.value(event):
             sink.feed(chunk)
-        return sink.finish()
+        return sink
 
     def _deliver(self, watch: Watch, event: Event) -> None:
         self.delivery.put(watch, self._values(watch, event))

@@ -417,7 +417,8 @@ class RuntimeJob:
             return new_sink() if own is None else Collector(own)
 
         connection = self._connect()
-        return connection.run(connection.transport.download(f"{self._path}{what}", sink, query=query), timeout)
+        fed = connection.run(connection.transport.download(f"{self._path}{what}", sink, query=query), timeout)
+        return None if fed is None else fed.finish()
 
     def _archived(self, own: Decode | None, after: int) -> Iterator[Any]:
         """The interim results that the server has, but for the first `after`."""

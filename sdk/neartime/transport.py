@@ -140,22 +140,22 @@ class Transport:
 
     async def download(
         self, path: str, sink: Callable[[], Sink[T]], *, query: Mapping[str, Any] | None = None
-    ) -> T | None:
-        """The value at `path`, fed to a sink as it comes; None where the server has none (204).
+    ) -> Sink[T] | None:
+        """A sink that was fed the value at `path` as it came; None where the server has none (204).
 
-        A broken connection starts again with a new sink.
+        A broken connection starts again with a new sink. To finish it is the caller's: that may take its time.
         """
 
-        async def attempt(number: int) -> T | None:
+        async def attempt(number: int) -> Sink[T] | None:
             async with self._send("GET", path, None, query, None, False) as response:
                 if response.status_code != 200:
                     self._check(response, await response.aread())
                     return None
                 self._check(response, b"")
-                value = sink()
+                fed = sink()
                 async for chunk in response.aiter_bytes():
-                    value.feed(chunk)
-            return value.finish()
+                    fed.feed(chunk)
+            return fed
 
         return await self._persist(attempt, f"GET {path}", True)
 
