@@ -90,7 +90,8 @@ async def ensure_owner(settings: Settings, store: Store, keys: Keys) -> str:
     token = file.read_text().strip() if file.exists() else ""
     instance_id = await store.run(lambda connection: instances.ensure(connection, instances.LOCAL))
     digest = keys.token_digest(token)
-    if token and await store.read(lambda connection: tokens.find(connection, digest)):
+    principal = await store.read(lambda connection: tokens.find(connection, digest))
+    if principal:
         return token
     if not token or await store.read(lambda connection: tokens.known(connection, digest)):
         token = tokens.new_token()

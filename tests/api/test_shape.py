@@ -78,7 +78,7 @@ def test_the_frameworks_own_refusals_have_the_shape_too(server: Server, client: 
     assert (root.status_code, _codes(root)) == (404, [ErrorCode.NOT_FOUND])
     method = client.put("/jobs", json={})
     assert (method.status_code, _codes(method)) == (405, [ErrorCode.METHOD_NOT_ALLOWED])
-    assert "GET" in method.headers["allow"]
+    assert method.headers["allow"] == "GET, POST"
     query = client.get("/jobs?limit=0&sort=up&created_after=soon")
     assert query.status_code == 422
     assert [problem.path for problem in _problems(query).errors] == ["limit", "created_after", "sort"]
@@ -90,6 +90,12 @@ def test_all_faults_of_a_body_are_told_at_once_each_with_its_path(client: httpx.
     found = {problem.path: problem.message for problem in _problems(response).errors}
     assert set(found) == {"program_id", "max_attempts", "shots", "tags[1]"}
     assert found["shots"] == "shots: is not known here; is it misspelt?"
+
+
+def test_a_body_that_is_not_declared_as_json_is_refused_with_the_remedy(client: httpx.Client) -> None:
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}  # as curl sends it, unless told
+    problem = _problems(client.post("/sessions", content=b'{"backend": "aer"}', headers=headers)).errors[0]
+    assert problem.solution == "send the body with Content-Type: application/json"
 
 
 def test_another_contract_version_is_refused_with_both_numbers_and_the_remedy(client: httpx.Client) -> None:

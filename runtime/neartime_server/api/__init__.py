@@ -13,6 +13,7 @@ from neartime_server.api import backends, events, jobs, operations, problems, pr
 
 PREFIX: Final = "/api/v1"
 _MODELS: Final = "#/components/schemas/{model}"
+_PROBLEMS: Final = {"application/json": {"schema": {"$ref": _MODELS.format(model="Problems")}}}
 
 
 def create(lifespan: Lifespan[FastAPI]) -> FastAPI:
@@ -50,6 +51,11 @@ def create(lifespan: Lifespan[FastAPI]) -> FastAPI:
             components["schemas"] |= model.pop("$defs", {}) | {"JobRequest": model}
             components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
             document["security"] = [{"token": []}]
+            for methods in document["paths"].values():
+                for operation in methods.values():
+                    # The framework leaves this out where a route's own answers are no JSON.
+                    for status in problems.RESPONSES:
+                        operation["responses"][str(status)]["content"] = _PROBLEMS
         return app.openapi_schema or {}
 
     app.openapi = openapi  # type: ignore[method-assign]

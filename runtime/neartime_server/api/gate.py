@@ -7,8 +7,9 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from fastapi import FastAPI
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from neartime.contract.ids import new_id
 from neartime.contract.problem import ErrorCode
@@ -53,7 +54,7 @@ class TokenCache:
 class Gate:
     """An ASGI middleware, outermost: whatever happens inside, what leaves has the one shape."""
 
-    def __init__(self, app: ASGIApp, *, authenticate: Authenticate, max_body_bytes: int) -> None:
+    def __init__(self, app: FastAPI, *, authenticate: Authenticate, max_body_bytes: int) -> None:
         self.app = app
         self._authenticate = authenticate
         self._max_body_bytes = max_body_bytes

@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from neartime.contract.problem import ErrorCode, Fault, Problems
 from neartime_server.errors import BusError, Refused, StoreUnavailable
@@ -34,6 +35,9 @@ _CODES = {
     429: ErrorCode.LIMIT_REACHED,
     503: ErrorCode.UNAVAILABLE,
 }
+
+
+_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 
 def response(refused: Refused, trace: str) -> Response:
@@ -60,6 +64,8 @@ def translate(error: Exception, trace: str) -> Refused:
             return Refused.of(503, ErrorCode.UNAVAILABLE, "NATS does not answer", solution="try again shortly")
         case RequestValidationError() | ValidationError():
             return Refused.faults(ErrorCode.INVALID_REQUEST, faults(error.errors()))
+        case HTTPException(__cause__=Refused() as cause):
+            return cause  # raised while the framework read the body
         case HTTPException():
             return _of_framework(error)
     log.error("%s: %s", trace, error, exc_info=error)
@@ -100,14 +106,29 @@ def _of_framework(error: HTTPException) -> Refused:
     return Refused.of(error.status_code, code, message, solution=solutions.get(error.status_code))
 
 
+def _routed(app: FastAPI, request: Request, method: str) -> bool:
+    scope = {**request.scope, "method": method}
+    return any(route.matches(scope)[0] is Match.FULL for route in app.routes)
+
+
 def install(app: FastAPI) -> None:
     """Take over from the framework's own error responses."""
 
     async def handle(request: Request, error: Exception) -> Response:
         trace: str = request.state.trace
-        answer = response(translate(error, trace), trace)
-        if isinstance(error, HTTPException) and error.headers and "Allow" in error.headers:
-            answer.headers["Allow"] = error.headers["Allow"]
+        refused = translate(error, trace)
+        if isinstance(error, RequestValidationError) and "json" not in request.headers.get("content-type", ""):
+            solution = "send the body with Content-Type: application/json"
+            refused = Refused(
+                refused.status,
+                [
+                    one.model_copy(update={"solution": solution}) if one.path == "body" else one
+                    for one in refused.problems
+                ],
+            )
+        answer = response(refused, trace)
+        if refused.status == 405:
+            answer.headers["Allow"] = ", ".join(method for method in _METHODS if _routed(app, request, method))
         return answer
 
     async def replay(request: Request, error: Exception) -> Response:
