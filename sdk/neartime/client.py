@@ -19,7 +19,7 @@ from neartime.connection import Connection
 from neartime.contract.jobs import JobPage, JobStatus
 from neartime.contract.programs import ProgramPage, ProgramView
 from neartime.contract.sessions import SessionPage, SessionView
-from neartime.errors import ConfigurationError, InvalidInput
+from neartime.errors import InvalidInput, PackagingError
 from neartime.feed import Callback
 from neartime.job import RuntimeJob, as_decodes
 from neartime.options import RuntimeOptions, backend_name
@@ -187,7 +187,7 @@ class RuntimeService:
 
         path = Path(folder)
         if path.exists() and any(path.iterdir()):
-            raise ConfigurationError(f"{path} is not empty; name a folder that is not there yet")
+            raise PackagingError(f"{path} is not empty; name a folder that is not there yet")
         path.mkdir(parents=True, exist_ok=True)
         packaging.unpack(self.program_data(program_id), path)
         return path
@@ -424,9 +424,9 @@ def _metadata(metadata: Mapping[str, Any] | str | os.PathLike[str] | None) -> di
     try:
         content = json.loads(Path(metadata).read_text())
     except (OSError, ValueError) as error:
-        raise ConfigurationError(f"metadata {str(metadata)!r} can't be read: {error}") from error
+        raise PackagingError(f"metadata {str(metadata)!r} can't be read: {error}") from error
     if not isinstance(content, dict):
-        raise ConfigurationError(f"metadata {str(metadata)!r} is no JSON object")
+        raise PackagingError(f"metadata {str(metadata)!r} is no JSON object")
     return content
 
 
