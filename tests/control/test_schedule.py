@@ -38,7 +38,7 @@ def test_lone_jobs_begin_in_the_order_of_their_arrival_as_many_as_there_are_plac
     sessions = [session(name) for name in "abc"]
     jobs = [job("3", "c"), job("1", "a"), job("2", "b")]
     assert begun(picture(sessions, jobs)) == [("1", None), ("2", None)]
-    assert schedule(picture(sessions, jobs)).held_up == {"aer"}
+    assert schedule(picture(sessions, jobs)).waiting == {"c": "aer"}
 
 
 def test_a_jobs_place_is_free_only_when_it_has_ended() -> None:

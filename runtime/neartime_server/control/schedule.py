@@ -111,8 +111,8 @@ class Plan:
     decisions: list[Decision] = field(default_factory=list)
     due: datetime | None = None
     """When to look again, if nothing happens before."""
-    held_up: set[str] = field(default_factory=set)
-    """Backends on which jobs still wait."""
+    waiting: dict[str, str] = field(default_factory=dict)
+    """Sessions with jobs that still wait, and the backend that they wait for."""
 
     def look_again(self, at: datetime) -> None:
         self.due = at if self.due is None else min(self.due, at)
@@ -130,7 +130,7 @@ def schedule(picture: Picture, order: Callable[[Job], Any] = by_arrival) -> Plan
     for job in picture.jobs:
         jobs[job.session_id].append(job)
     for session in picture.sessions:
-        _end_session(plan, picture.now, session, busy=bool(jobs[session.id]))
+        _end_session(plan, picture.now, session, jobs[session.id])
     ending = {decision.session.id for decision in plan.decisions if not isinstance(decision, Give | Dismiss)}
 
     sessions = {session.id: session for session in picture.sessions}
@@ -153,22 +153,22 @@ def schedule(picture: Picture, order: Callable[[Job], Any] = by_arrival) -> Plan
             ready = idle[job.session_id, job.version_id]
             plan.decisions.append(Give(job, sessions[job.session_id], ready.pop(0) if ready else None))
         given = {decision.job.id for decision in plan.decisions if isinstance(decision, Give)}
-        if any(job.worker_id is None and not job.cancelled and job.id not in given for job in queue):
-            plan.held_up.add(backend)
+        left = (job for job in queue if job.worker_id is None and not job.cancelled and job.id not in given)
+        plan.waiting.update((job.session_id, backend) for job in left)
     return plan
 
 
-def _end_session(plan: Plan, now: datetime, session: Session, *, busy: bool) -> None:
+def _end_session(plan: Plan, now: datetime, session: Session, jobs: Sequence[Job]) -> None:
     if session.started is not None and session.mode is not SessionMode.JOB:
         end = session.started + timedelta(seconds=session.max_ttl)
         if now >= end:
             reason = f"the session reached its max_ttl of {session.max_ttl} s"
-            if not session.draining or busy:
+            if not session.draining or not all(job.cancelled for job in jobs):
                 plan.decisions.append(Expire(session, reason))
                 return
         else:
             plan.look_again(end)
-    if busy:
+    if jobs:
         return
     if session.draining or session.mode is SessionMode.JOB:
         plan.decisions.append(Close(session))

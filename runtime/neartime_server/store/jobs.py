@@ -197,6 +197,12 @@ def change(connection: Connection, job_id: str, **values: Any) -> None:
     connection.execute(update(jobs).where(jobs.c.id == job_id).values(values))
 
 
+def any_live(connection: Connection, session_id: str) -> bool:
+    """Whether a session has a job that is not final."""
+    query = select(jobs.c.id).where(jobs.c.session_id == session_id, jobs.c.status.in_(LIVE)).limit(1)
+    return connection.execute(query).first() is not None
+
+
 def assign(connection: Connection, job_id: str, worker_id: str) -> bool:
     """Give a waiting job to a worker. False where it no longer waits: it ended, was taken, or is to be cancelled."""
     waits = and_(jobs.c.worker_id.is_(None), jobs.c.cancel_code.is_(None), jobs.c.status.in_(LIVE))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, Select, func, insert, select, update
+from sqlalchemy import Connection, Row, Select, case, func, insert, select, update
 
 from neartime.contract.jobs import Usage
 from neartime.contract.sessions import SessionMode, SessionPage, SessionState, SessionView
@@ -14,7 +14,8 @@ from neartime_server.store.tables import jobs, sessions
 
 OPEN: Final = (SessionState.OPEN.value, SessionState.ACTIVE.value)
 """States in which a session takes jobs."""
-LIVE: Final = (*OPEN, SessionState.DRAINING.value)
+NOT_CLOSED: Final = (SessionState.OPEN, SessionState.ACTIVE, SessionState.DRAINING)
+LIVE: Final = tuple(state.value for state in NOT_CLOSED)
 
 
 # --- what the API asks for
@@ -123,6 +124,20 @@ def move(
         .values(state=state.value, **values)
     )
     return bool(done.rowcount)
+
+
+def begin(connection: Connection, session_id: str) -> None:
+    """The session has the backend from now; one that drains goes on draining."""
+    connection.execute(
+        update(sessions)
+        .where(sessions.c.id == session_id, sessions.c.started.is_(None), sessions.c.state.in_(LIVE))
+        .values(
+            started=utc_now(),
+            state=case(
+                (sessions.c.state == SessionState.OPEN.value, SessionState.ACTIVE.value), else_=sessions.c.state
+            ),
+        )
+    )
 
 
 def use(connection: Connection, session_id: str, seconds: float = 0.0, quantum_seconds: float = 0.0) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any, Final
 
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from neartime_server.store.engine import upsert, utc, utc_now
-from neartime_server.store.tables import revocations, workers
+from neartime_server.store.tables import jobs, revocations, workers
 
 
 class WorkerState(str, Enum):
@@ -23,6 +23,8 @@ class WorkerState(str, Enum):
     GONE = "gone"
 
 
+KEPT: Final = timedelta(days=1)
+"""How long the row of a worker stays after its end."""
 LIVE: Final = tuple(state.value for state in WorkerState if state is not WorkerState.GONE)
 
 
@@ -47,10 +49,6 @@ def add(
         "created": utc_now(),
     }
     connection.execute(insert(workers), row)
-
-
-def find(connection: Connection, worker_id: str) -> Row[Any] | None:
-    return connection.execute(select(workers).where(workers.c.id == worker_id)).one_or_none()
 
 
 def by_id(connection: Connection, ids: Collection[str]) -> dict[str, Row[Any]]:
@@ -108,6 +106,9 @@ def revoked(connection: Connection, instance_id: str) -> dict[str, int]:
     return {row.user_key: int(utc(row.revoked).timestamp()) + 1 for row in rows}
 
 
-def prune_revocations(connection: Connection) -> int:
-    """Forget credentials that have expired by themselves."""
-    return connection.execute(delete(revocations).where(revocations.c.expires <= utc_now())).rowcount
+def prune(connection: Connection) -> None:
+    """Forget credentials that have expired by themselves, and workers that are gone, a while after."""
+    now = utc_now()
+    connection.execute(delete(revocations).where(revocations.c.expires <= now))
+    live_jobs = select(jobs.c.worker_id).where(jobs.c.worker_id == workers.c.id, jobs.c.ended.is_(None))
+    connection.execute(delete(workers).where(workers.c.ended < now - KEPT, ~live_jobs.exists()))
