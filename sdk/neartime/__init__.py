@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from neartime.backends import RuntimeBackend
     from neartime.client import RuntimeService
     from neartime.contract.jobs import JobStatus
+    from neartime.decoders import ResultDecoder
     from neartime.errors import (
         ConfigurationError,
         ConnectionFailed,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
         StreamError,
         Unauthorized,
     )
-    from neartime.job import JobEvent, ResultDecoder, RuntimeJob
+    from neartime.job import JobEvent, RuntimeJob
     from neartime.options import RuntimeOptions
     from neartime.programs import RuntimeProgram
     from neartime.session import Batch, Session
@@ -73,7 +74,7 @@ _MODULES = {
     "Batch": "session",
     "JobEvent": "job",
     "JobStatus": "contract.jobs",
-    "ResultDecoder": "job",
+    "ResultDecoder": "decoders",
     "RuntimeBackend": "backends",
     "RuntimeJob": "job",
     "RuntimeOptions": "options",

@@ -19,9 +19,10 @@ from neartime.connection import Connection
 from neartime.contract.jobs import JobPage, JobStatus
 from neartime.contract.programs import ProgramPage, ProgramView
 from neartime.contract.sessions import SessionPage, SessionView
+from neartime.decoders import as_decodes
 from neartime.errors import InvalidInput, PackagingError
 from neartime.feed import Callback
-from neartime.job import RuntimeJob, as_decodes
+from neartime.job import RuntimeJob
 from neartime.options import RuntimeOptions, backend_name
 from neartime.programs import RuntimeProgram
 from neartime.session import Session

@@ -65,14 +65,15 @@ class Watch:
         """Done at the job's final status; StreamError where it can't be known."""
         self.delivered: Future[None] = Future()
         """Done when the callbacks for all interim results before it have returned, too."""
-        self._last_index = after
+        self.last_index = after
+        """Of the newest interim result."""
 
     def take(self, event: Event, deliver: Callable[[Event], None]) -> bool:
         """Notes the event; whether it was the job's last."""
         self.sequence = max(self.sequence, event.sequence)
         if event.kind == "interim":
-            if event.envelope.index > self._last_index:
-                self._last_index = event.envelope.index
+            if event.envelope.index > self.last_index:
+                self.last_index = event.envelope.index
                 if self.callback is not None:
                     deliver(event)
         elif event.kind == "result":
@@ -181,12 +182,25 @@ class Feed:
         return SessionFeed(self, session_id)
 
     def take(self, watch: Watch, event: Event) -> bool:
+        if watch.ended.done():
+            return True
         last = watch.take(event, partial(self._deliver, watch))
         if last:
             self._seen(watch.sequence)
             settle(watch.ended)
             self.delivery.end(watch)
         return last
+
+    def complete(self, watch: Watch, rest: Callable[[int], Iterable[Any]]) -> None:
+        """Ends a watch whose events do not come, of a job that has ended: `rest` has the interim results past a number.
+
+        On the loop's thread.
+        """
+        if not watch.ended.done():
+            if watch.callback is not None:
+                self.delivery.put(watch, rest(watch.last_index))
+            settle(watch.ended)
+            self.delivery.end(watch)
 
     def value(self, event: Event, decode: Decode | None = None, timeout: float | None = None) -> Any:
         """The decoded value of an event, fetched now where it is large. Not on the loop's thread.

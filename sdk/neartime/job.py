@@ -4,49 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any, TypeVar
 
-from neartime.connection import Connection, decode, new_sink
+from neartime.connection import Connection, new_sink
 from neartime.contract.events import LogRecord, StatusEvent, decode_log
-from neartime.contract.jobs import JobAccepted, JobStatus, JobView, Usage
+from neartime.contract.jobs import JobAccepted, JobStatus, JobView
 from neartime.contract.programs import ProgramView
+from neartime.decoders import as_decode, as_decodes, elements
 from neartime.errors import JobCancelled, JobFailed, JobTimeout, NeartimeError, StreamError
 from neartime.feed import Callback, Collector, Decode, Watch
 from neartime.transport import Sink
 
 T = TypeVar("T")
+SILENCE = 15.0
+"""Seconds without an end from the stream after which the server is asked."""
 LOG_TAIL = 20
 """Lines of the log that the error of a failed job carries."""
-
-
-class ResultDecoder:
-    """Reads results; a subclass may make of them what it likes."""
-
-    @classmethod
-    def decode(cls, data: str) -> Any:
-        """The value whose wire form `data` is."""
-        return decode(data.encode())
-
-
-def as_decode(decoder: Any) -> Decode | None:
-    """A function of bytes from what a caller gives: None, a function of text, or something with `decode(text)`."""
-    if decoder is None or decoder is ResultDecoder:
-        return None
-    function: Callable[[str], Any] = getattr(decoder, "decode", decoder)
-    return lambda data: function(data.decode())
-
-
-def as_decodes(decoder: Any) -> tuple[Decode | None, Decode | None]:
-    """(of interim results, of the result): one decoder for both, or a sequence of the two."""
-    if isinstance(decoder, Sequence) and not isinstance(decoder, str):
-        interim, final = decoder
-        return as_decode(interim), as_decode(final)
-    return as_decode(decoder), as_decode(decoder)
 
 
 @dataclass(frozen=True)
@@ -234,9 +212,7 @@ class RuntimeJob:
         ends += [other.delivered for other in self._others if not inside]
         try:
             for end in ends:
-                end.result(_left(deadline))
-        except concurrent.futures.TimeoutError:
-            raise self._goes_on(timeout) from None
+                self._wait_for(end, deadline, timeout)
         except StreamError:
             if not self._refresh().status.final:
                 raise
@@ -378,6 +354,27 @@ class RuntimeJob:
             message += f"\n\nThe end of its log:\n{tail}"
         raise kind(message, self.job_id(), final.reason_code, tail)
 
+    def _wait_for(self, end: concurrent.futures.Future[None], deadline: float | None, timeout: float | None) -> None:
+        """Waits for an end that the stream tells. Where the server has known for a while that the job has ended and the
+        stream has not told it, the stream can't be reached from here: the rest is read from the server."""
+        known = False
+        while True:
+            left = _left(deadline)
+            try:
+                return end.result(SILENCE if left is None else min(left, SILENCE))
+            except concurrent.futures.TimeoutError:
+                if left is not None and left <= SILENCE:
+                    raise self._goes_on(timeout) from None
+            watch = next(
+                (one for one in (self._watch, *self._others) if one and end in (one.ended, one.delivered)), None
+            )
+            if watch is None or watch.ended.done():  # a callback takes its time
+                continue
+            if known:
+                connection = self._connect()
+                connection.loop.call(connection.feed.complete, watch, partial(self._archived, watch.decode))
+            known = self._refresh().status.final
+
     def _in_time(self, items: Iterator[T], timeout: float | None) -> Iterator[T]:
         try:
             yield from items
@@ -426,7 +423,7 @@ class RuntimeJob:
         if own is None:
             values = iter(self._download("/interim_results") or [])
         else:
-            values = map(own, _elements(self._download("/interim_results", bytes) or b"[]"))
+            values = map(own, elements(self._download("/interim_results", bytes) or b"[]"))
         for number, value in enumerate(values, 1):
             if number > after:
                 yield value
@@ -466,17 +463,5 @@ def _accepted(view: JobView | None) -> JobAccepted:
     )
 
 
-def _elements(array: bytes) -> Iterator[bytes]:
-    """The elements of a JSON array, each as it is written there."""
-    text, decoder, at = array.decode(), json.JSONDecoder(), 1
-    while text[at] != "]":
-        _, end = decoder.raw_decode(text, at)
-        yield text[at:end].encode()
-        at = end + (text[end] == ",")
-
-
 def _left(deadline: float | None) -> float | None:
     return None if deadline is None else max(deadline - time.monotonic(), 0.0)
-
-
-__all__ = ["JobEvent", "JobStatus", "ResultDecoder", "RuntimeJob", "Usage"]

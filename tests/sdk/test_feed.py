@@ -208,6 +208,19 @@ def test_a_callback_that_is_no_longer_wanted_is_not_called(feed: Feed, play: Pla
     assert heard == [0]
 
 
+def test_a_job_whose_events_do_not_come_is_completed_from_elsewhere(feed: Feed, play: Play, loop: Loop) -> None:
+    job, heard = Job(), []
+    life = job.life(5)
+    watch = Watch(job.id, SESSION, lambda job_id, value: heard.append(value))
+    loop.call(feed.follow, watch)
+    loop.run(play.say(*life[:3]))
+    loop.run(asyncio.sleep(0.01))
+    loop.call(feed.complete, watch, lambda after: list(range(5))[after:])
+    loop.run(play.say(*life[3:]))
+    watch.delivered.result(10)
+    assert heard == [0, 1, 2, 3, 4]
+
+
 def open_session(feed: Feed, loop: Loop) -> SessionFeed:
     async def opened() -> SessionFeed:
         return feed.session(SESSION)
