@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
-from sqlalchemy import Connection, delete, insert, select, text
+from sqlalchemy import Connection, bindparam, delete, insert, select, text
 
 from neartime.contract.problem import ErrorCode
 from neartime_server.errors import Refused
@@ -30,6 +30,12 @@ class Answer:
     response: bytes
 
 
+# Built once: building a statement costs more than running it.
+_FIND = select(idempotency).where(
+    idempotency.c.instance_id == bindparam("instance"), idempotency.c.key == bindparam("name")
+)
+
+
 class Answered(Exception):
     """The request was carried out already, by another that came first: its transaction is undone and this is the
     answer."""
@@ -45,9 +51,7 @@ def find(connection: Connection, key: Key) -> Answer | None:
     Raises:
         Refused: 409, the key was used for another request.
     """
-    row = connection.execute(
-        select(idempotency).where(idempotency.c.instance_id == key.instance_id, idempotency.c.key == key.key)
-    ).one_or_none()
+    row = connection.execute(_FIND, {"instance": key.instance_id, "name": key.key}).one_or_none()
     if row is None:
         return None
     if row.request != key.request:

@@ -74,18 +74,12 @@ class NewVersion:
 
 def find(connection: Connection, instance_id: str, name_or_id: str) -> Program | None:
     """A program that the instance can see, by id or name: its own before one that another made public."""
-    query = (
-        _select()
-        .where(or_(programs.c.id == name_or_id, programs.c.name == name_or_id), _visible(instance_id))
-        .order_by((programs.c.instance_id == instance_id).desc(), programs.c.id)
-        .limit(1)
-    )
-    row = connection.execute(query).one_or_none()
+    row = connection.execute(_FIND, {"instance": instance_id, "reference": name_or_id}).one_or_none()
     return _program(row) if row else None
 
 
 def newest(connection: Connection, instance_id: str, name_or_id: str) -> tuple[str, str] | None:
-    """Ids of such a program and of its newest version: what a submission asks for, so the statement is built once."""
+    """Ids of such a program and of its newest version: all that a submission asks for."""
     row = connection.execute(_NEWEST, {"instance": instance_id, "reference": name_or_id}).one_or_none()
     return (row.id, row.version_id) if row else None
 
@@ -224,12 +218,18 @@ def _visible(instance_id: str) -> ColumnElement[bool]:
     return programs.c.live & or_(programs.c.instance_id == instance_id, programs.c.is_public)
 
 
-def _newest() -> Select[Any]:
+def _select() -> Select[Any]:
+    # Both tables have an id, a digest and a time of creation: the version's columns go by a prefix.
+    columns = [column.label(f"v_{column.name}") for column in program_versions.c]
+    return select(programs, *columns).join(program_versions, program_versions.c.id == programs.c.version_id)
+
+
+def _of_reference(query: Select[Any]) -> Select[Any]:
+    """The first of the programs that an instance sees under an id or name."""
     instance: BindParameter[str] = bindparam("instance", type_=programs.c.id.type)
     reference: BindParameter[str] = bindparam("reference", type_=programs.c.name.type)
     return (
-        select(programs.c.id, programs.c.version_id)
-        .where(
+        query.where(
             or_(programs.c.id == reference, programs.c.name == reference),
             programs.c.live & or_(programs.c.instance_id == instance, programs.c.is_public),
         )
@@ -238,13 +238,9 @@ def _newest() -> Select[Any]:
     )
 
 
-_NEWEST = _newest()
-
-
-def _select() -> Select[Any]:
-    # Both tables have an id, a digest and a time of creation: the version's columns go by a prefix.
-    columns = [column.label(f"v_{column.name}") for column in program_versions.c]
-    return select(programs, *columns).join(program_versions, program_versions.c.id == programs.c.version_id)
+# Built once: building a statement costs more than running it.
+_FIND = _of_reference(_select())
+_NEWEST = _of_reference(select(programs.c.id, programs.c.version_id))
 
 
 def _program(row: Row[Any]) -> Program:
