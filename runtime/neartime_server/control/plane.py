@@ -91,12 +91,13 @@ class Control:
         self,
         instance_id: str,
         request: JobRequest,
-        params: bytes,
+        params: bytes | blobs.Info,
         version: Version,
         *,
         within: Callable[[Connection, JobAccepted], None] | None = None,
     ) -> JobAccepted:
-        """Queue a job of a program version. `within` is called in the transaction that does.
+        """Queue a job of a program version. `within` is called in the transaction that does. `params` are the encoded
+        inputs, or a large value that `blobs.stage` has written ahead.
 
         A job whose session has an idle worker of its program ready is told to it at once.
 
@@ -111,7 +112,7 @@ class Control:
         self,
         instance_id: str,
         request: JobRequest,
-        params: bytes,
+        params: bytes | blobs.Info,
         version: Version,
         within: Callable[[Connection, JobAccepted], None] | None,
     ) -> JobAccepted:
@@ -141,7 +142,7 @@ class Control:
                     worker is not None and row.state == SessionState.ACTIVE.value and self._leadership.holds(connection)
                 )
                 sessions.use(connection, session_id)
-            digest = blobs.put(connection, params)
+            digest = blobs.put(connection, params) if isinstance(params, bytes) else blobs.keep(connection, params)
             values = {
                 "id": job_id,
                 "instance_id": instance_id,
@@ -170,10 +171,10 @@ class Control:
                 acting.workers.fleet.release(worker, job_id)
             raise
         if acting and worker and at_once:
-            inline = len(params) <= INLINE_LIMIT
-            fetch = (
-                None if inline else Fetchable(digest=digest, size=len(params), chunks=-(-len(params) // blobs.CHUNK))
-            )
+            size = len(params) if isinstance(params, bytes) else params.size
+            body = params if isinstance(params, bytes) and size <= INLINE_LIMIT else b""
+            chunks = -(-size // blobs.CHUNK)
+            fetch = None if body else Fetchable(digest=digest, size=size, chunks=chunks)
             start = Start(
                 job_id=job_id,
                 max_execution_time=seconds,
@@ -181,7 +182,7 @@ class Control:
                 inputs=fetch,
                 qpy_version=request.qpy_version,
             )
-            acting.workers.hand_over(worker, Assignment(start, params if inline else b""))
+            acting.workers.hand_over(worker, Assignment(start, body))
         elif acting:
             if worker:
                 acting.workers.fleet.release(worker, job_id)
