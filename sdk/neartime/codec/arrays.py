@@ -105,7 +105,7 @@ class ArraySink:
         self._unquote = transfer.Unquote(self._inflate.feed, strict=False)
         self._start = b""
         self._array: Array | None = None
-        self._space = memoryview(b"")
+        self._space = memoryview(bytearray())
         self._filled = 0
 
     def feed(self, text: transfer.Block) -> None:

@@ -291,7 +291,7 @@ def _writer(value: object) -> Writer:
         return writer
     lineage = kind.__mro__[:-1]
     for base in lineage:
-        _load(base.__module__)
+        _load(base.__module__ or "")  # a class may have none
     # An enum's members may be numbers or text too, so it is asked for first.
     for base in (Enum, *lineage) if isinstance(value, Enum) else lineage:
         if writer := _REGISTERED.get(base):
