@@ -138,7 +138,9 @@ def serve(settings: Settings, ready_file: Path | None = None) -> None:
         date_header=False,
         timeout_graceful_shutdown=SHUTDOWN_GRACE,
     )
-    server = _Server(config, ready_file or settings.home / "run" / "server.json", url)
+    ready_file = ready_file or settings.home / "run" / "server.json"
+    ready_file.unlink(missing_ok=True)  # of a server before this one
+    server = _Server(config, ready_file, url)
     server.run(sockets=[listener])
     if not server.started:
         raise ConfigurationError("the server did not start; its log says why")

@@ -134,6 +134,7 @@ def _sqlite(url: str, begin: str, *, pool_size: int, readonly: bool) -> Engine:
         connection.isolation_level = None  # the driver starts no transaction of its own; `start` does
         cursor = connection.cursor()
         cursor.execute("PRAGMA journal_mode=WAL")
+        # A commit outlives the process however it ends; only a machine that loses power may lose the last ones.
         cursor.execute("PRAGMA synchronous=NORMAL")
         cursor.execute("PRAGMA foreign_keys=ON")
         if readonly:
