@@ -12,7 +12,7 @@ import typer
 from neartime.cli.console import Json, Output, Timeout, service
 from neartime.cli.follow import follow, show_result
 from neartime.contract.jobs import JobStatus, JobView
-from neartime.errors import InvalidInput
+from neartime.errors import InvalidInput, NotFound
 from neartime.options import RuntimeOptions, seconds
 
 app = typer.Typer(help="Jobs: what was run, and what came of it.", no_args_is_help=True)
@@ -54,7 +54,12 @@ def run(
         job_tags=tag or [],
         max_attempts=max_attempts,
     )
-    job = runtime.run(program, values, options, session_id=session)
+    try:
+        job = runtime.run(program, values, options, session_id=session)
+    except NotFound:
+        if Path(program).exists():
+            output.note(f"{program} is a file or folder here: to upload and run it, write ./{program}")
+        raise
     said = {"job_id": job.job_id(), "session_id": job.session_id, "backend": job.backend_name}
     if not watch:
         output.show(said, job.job_id())
