@@ -34,9 +34,10 @@ def _write_array(array: Array, walk: Walk) -> Wire:
         if array.dtype.names is None and array.dtype.kind == "O":
             raise Unwritable(f"this array has no wire form: {_OBJECTS}")
         raise Unwritable(f"an array of dtype {array.dtype} has no wire form: {_OBJECTS}")
-    header = _header(array)
+    fortran = _is_fortran(array)
+    header, array = _header(array, fortran), array.T if fortran else array
     if array.nbytes <= INLINE:
-        return tagged(tags.NDARRAY, transfer.pack(header + array.tobytes("A")))
+        return tagged(tags.NDARRAY, transfer.pack(header + array.tobytes()))
     return tagged(tags.NDARRAY, walk.stream(lambda: transfer.quoted(transfer.deflate(_data(header, array)))))
 
 
@@ -44,9 +45,16 @@ def _write_masked(array: Array, walk: Walk) -> Wire:
     raise Unwritable.of(array, "its mask would be lost: use .filled(), or pass data and mask on their own")
 
 
-def _header(array: Array) -> bytes:
+def _is_fortran(array: Array) -> bool:
+    """Whether to write it first axis fastest: the order in which it lies in memory, so that it is read in one sweep."""
+    if array.flags.c_contiguous or array.flags.f_contiguous:
+        return not array.flags.c_contiguous
+    return abs(array.strides[0]) < abs(array.strides[-1])
+
+
+def _header(array: Array, fortran: bool) -> bytes:
     """The npy header: version 1.0, or 3.0 where a field's name is beyond Latin-1."""
-    fields = npy.header_data_from_array_1_0(array)
+    fields = npy.header_data_from_array_1_0(array) | {"fortran_order": fortran}
     try:
         faithful = npy.descr_to_dtype(fields["descr"]) == array.dtype
     except (TypeError, ValueError):
@@ -66,19 +74,21 @@ def _header(array: Array) -> bytes:
 
 
 def _data(header: bytes, array: Array) -> Iterator[transfer.Block]:
-    """The npy file in blocks. An array that is not contiguous is copied a block at a time."""
-    whole = array if array.flags.c_contiguous else array.T
-    if whole.flags.c_contiguous:
-        view = whole.reshape(-1).view(np.uint8).data
+    """The npy file of a large array in blocks, last axis fastest, the header in front of the first.
+
+    An array that is not contiguous is copied a block at a time.
+    """
+    if array.flags.c_contiguous:
+        view = array.reshape(-1).view(np.uint8).data
         yield b"".join((header, view[: transfer.BLOCK]))
         for start in range(transfer.BLOCK, len(view), transfer.BLOCK):
             yield view[start : start + transfer.BLOCK]
         return
-    yield header
     size = max(transfer.BLOCK // array.itemsize, 1)
     blocks: Any = np.nditer(array, flags=["external_loop", "buffered", "zerosize_ok"], buffersize=size, order="C")
     for block in blocks:
-        yield block.tobytes("C")
+        yield header + block.tobytes("C")
+        header = b""
 
 
 @lru_cache(maxsize=256)
