@@ -200,7 +200,7 @@ def test_text_that_looks_like_the_marks_of_this_package_stays_text() -> None:
 
 
 @given(st.data())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_chunks_may_be_cut_anywhere(data: Any) -> None:
     noise = np.random.default_rng(3).integers(0, 255, 150_000, dtype=np.uint8)
     value = {"text": 'quo"te\\' * 20_000, "array": noise, "bytes": noise.tobytes(), "list": [1.5] * 40_000}

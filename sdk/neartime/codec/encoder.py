@@ -29,6 +29,8 @@ MAX_DEPTH = 100
 """Levels to which values may be nested. Each takes up to three of JSON."""
 INLINE = 64 << 10
 """Bytes of a binary value, or items of a list, up to which it is no stream."""
+_SLICE = 4 << 10
+"""Items of a long list that are written at a time."""
 
 _LEAVES = frozenset({float, int, str, bool, type(None)})
 _TEXT = frozenset({str})
@@ -186,8 +188,8 @@ def _chunks(pieces: Iterable[bytes], size: int) -> Iterator[bytes]:
 
 
 def _long_list(values: Sequence[object]) -> Iterator[bytes]:
-    for start in range(0, len(values), INLINE):
-        text = _JSON.encode(values[start : start + INLINE])
+    for start in range(0, len(values), _SLICE):
+        text = _JSON.encode(values[start : start + _SLICE])
         yield (("," if start else "[") + text[1:-1]).encode("ascii")
     yield b"]"
 
