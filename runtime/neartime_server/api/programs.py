@@ -16,6 +16,7 @@ from neartime.contract.programs import ProgramPage, ProgramUpload, ProgramView, 
 from neartime_server import builder
 from neartime_server.api import uploads
 from neartime_server.api.services import JSON, Caller, Here, OnceKey, Services, earlier, remembering
+from neartime_server.builder import Environment
 from neartime_server.errors import BuildFailed, Refused
 from neartime_server.store import blobs, programs
 from neartime_server.store.engine import utc
@@ -35,14 +36,12 @@ async def upload(body: ProgramUpload, here: Here, caller: Caller, key: OnceKey) 
     if answer := await earlier(here, key):
         return answer
     checked = await asyncio.to_thread(uploads.check, body)
-    new = await _build(here, checked)
+    environment = await _build(here, checked)
     status = 200
 
     def save(connection: Connection) -> bytes:
         nonlocal status
-        stored = programs.NewVersion(
-            new.manifest, new.digest, blobs.put(connection, checked.archive), new.environment, new.lock
-        )
+        stored = _stored(connection, checked, environment)
         program, made = programs.save(connection, caller.instance_id, stored, body.is_public)
         status = 201 if made else 200
         response = view(program).model_dump_json().encode()
@@ -155,8 +154,8 @@ async def delete(program_id: str, here: Here, caller: Caller) -> Response:
     return Response(status_code=204)
 
 
-async def _build(here: Services, checked: uploads.Upload) -> programs.NewVersion:
-    """Make what the version runs in, unless it is there."""
+async def _build(here: Services, checked: uploads.Upload) -> Environment:
+    """Make what the version runs in, unless it is there, and lay out its files."""
     try:
         environment = await here.environments.ensure(checked.manifest)
     except BuildFailed as error:
@@ -171,18 +170,21 @@ async def _build(here: Services, checked: uploads.Upload) -> programs.NewVersion
     await asyncio.to_thread(builder.materialize, here.settings.home, checked.digest, checked.archive)
     # The first job shall find the environment's zygote ready, and the upload need not wait for it.
     here.background(here.executor.prepare(environment))
-    return programs.NewVersion(checked.manifest, checked.digest, "", environment.digest, environment.lock)
+    return environment
+
+
+def _stored(connection: Connection, checked: uploads.Upload, environment: Environment) -> programs.NewVersion:
+    archive = blobs.put(connection, checked.archive)
+    return programs.NewVersion(checked.manifest, checked.digest, archive, environment.digest, environment.lock)
 
 
 async def _new_version(here: Services, instance_id: str, program: Program, body: ProgramUpload) -> Response:
     archive = await here.store.read(lambda connection: blobs.get(connection, program.version.archive))
     checked = await asyncio.to_thread(uploads.check, body, (program, archive))
-    new = await _build(here, checked)
+    environment = await _build(here, checked)
 
     def save(connection: Connection) -> Program | None:
-        stored = programs.NewVersion(
-            new.manifest, new.digest, blobs.put(connection, checked.archive), new.environment, new.lock
-        )
+        stored = _stored(connection, checked, environment)
         saved, _ = programs.save(connection, instance_id, stored, body.is_public)
         if body.description is not None:
             programs.change(connection, saved.id, description=body.description)
