@@ -194,11 +194,11 @@ class Params:
 
     def faults(self, program: ProgramView) -> list[Fault]:
         """What is wrong with the inputs: the encoded JSON, as the server sees it, and what is inside opaque values."""
-        from neartime import schema
-
         declared = Manifest.model_validate(program.version.manifest).schemas.inputs
         if declared is None:
             return []
+        from neartime import schema
+
         faults = schema.value_faults(self._inputs, declared)
         if self._whole is not None:
             seen = {fault.path for fault in faults}

@@ -350,7 +350,7 @@ class RuntimeJob:
         reason = (final.reason or "no reason was given").rstrip()
         code = f" ({final.reason_code.value})" if final.reason_code else ""
         message = f"job {self.job_id()} {'was cancelled' if kind is JobCancelled else 'failed'}{code}: {reason}"
-        if tail and tail not in reason:
+        if kind is JobFailed and tail and tail not in reason:
             message += f"\n\nThe end of its log:\n{tail}"
         raise kind(message, self.job_id(), final.reason_code, tail)
 
