@@ -10,7 +10,7 @@ from typing import Final
 from sqlalchemy import Connection
 
 from neartime.contract.ids import new_id
-from neartime_server.control.patience import LeaseLost, patiently
+from neartime_server.control.patience import LeaseLost, end, patiently
 from neartime_server.errors import StoreUnavailable
 from neartime_server.store import Store, leases
 
@@ -65,8 +65,7 @@ class Leadership:
                 await asyncio.wait([reign], timeout=self._seconds / 3)
         finally:
             self.acting = False
-            reign.cancel()
-            await asyncio.gather(reign, return_exceptions=True)
+            await end([reign])
 
     async def _supervised(self) -> None:
         try:

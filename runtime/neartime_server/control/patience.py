@@ -1,11 +1,11 @@
-"""Doing a thing again while a part of the server is away."""
+"""Doing a thing again while a part of the server is away, and ending what is under way."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar
+from collections.abc import Awaitable, Callable, Collection
+from typing import Any, Final, TypeVar
 
 from neartime_server.errors import ServerError
 
@@ -42,3 +42,14 @@ async def patiently(what: str, work: Callable[[], Awaitable[T]]) -> T:
             return value
         await asyncio.sleep(pause)
         pause = min(pause * 2, PAUSES[1])
+
+
+async def end(tasks: Collection[asyncio.Task[Any]]) -> None:
+    """Cancels tasks, those too that begin meanwhile, until all have ended.
+
+    Once is not enough: `asyncio.wait_for` up to Python 3.11 can lose a cancellation that comes with its result.
+    """
+    while pending := [task for task in tasks if not task.done()]:
+        for task in pending:
+            task.cancel()
+        await asyncio.wait(pending, timeout=1.0)

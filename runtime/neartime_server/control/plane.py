@@ -26,6 +26,7 @@ from neartime_server.control.archive import Archive
 from neartime_server.control.fleet import Assignment
 from neartime_server.control.leadership import Leadership
 from neartime_server.control.lifecycle import MAX_RESUMES
+from neartime_server.control.patience import end
 from neartime_server.control.reconciler import Reconciler
 from neartime_server.control.reign import Reign
 from neartime_server.control.workers import Workers
@@ -63,22 +64,18 @@ class Control:
         self._leadership = Leadership(store, self._reign)
         self._archive = Archive(store, bus)
         self._acting: Reign | None = None
-        self._lead: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def start(self) -> None:
         """Begins to act as soon as no other server does."""
         self._bus.on_beat(self._beat)
         self._bus.on_fetch(self._fetch)
-        self._lead = asyncio.create_task(self._leadership.run())
+        self._spawn(self._leadership.run())
         self._spawn(self._prepare_base())
 
     async def close(self) -> None:
         """Stops acting; workers and their jobs go on, and the next server finds them."""
-        for task in (self._lead, *self._tasks):
-            if task is not None:
-                task.cancel()
-        await asyncio.gather(*(task for task in (self._lead, *self._tasks) if task is not None), return_exceptions=True)
+        await end(self._tasks)
 
     def wake(self) -> None:
         """The queue is looked at again at once."""

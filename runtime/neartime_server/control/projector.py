@@ -28,7 +28,7 @@ from neartime.stream import Event
 from neartime_server.bus import Bus
 from neartime_server.control import lifecycle
 from neartime_server.control.lifecycle import JobState
-from neartime_server.control.patience import PAUSES, LeaseLost, patiently
+from neartime_server.control.patience import PAUSES, LeaseLost, end, patiently
 from neartime_server.errors import ServerError
 from neartime_server.store import Store, blobs, jobs, positions, sessions
 from neartime_server.store.engine import utc
@@ -132,9 +132,7 @@ class Projector:
             while True:
                 await self._fold_each(await self._collect())
         finally:
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await end(self._tasks)
             for _, future in self._waiters:
                 future.cancel()
 

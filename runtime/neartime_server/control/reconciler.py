@@ -20,7 +20,7 @@ from neartime.contract.sessions import SessionMode, SessionState
 from neartime_server.backends import Backends
 from neartime_server.bus import Bus
 from neartime_server.control import closing, lifecycle, schedule
-from neartime_server.control.patience import PAUSES, LeaseLost
+from neartime_server.control.patience import PAUSES, LeaseLost, end
 from neartime_server.control.workers import Workers, read_assignment
 from neartime_server.errors import ServerError
 from neartime_server.store import Store, jobs, sessions, workers
@@ -89,9 +89,7 @@ class Reconciler:
                 except TimeoutError:
                     pass
         finally:
-            for task in self._settling.values():
-                task.cancel()
-            await asyncio.gather(*self._settling.values(), return_exceptions=True)
+            await end(list(self._settling.values()))
 
     async def look(self) -> None:
         """One comparison of what should be with what is."""

@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from neartime.contract.jobs import JobStatus
 from neartime_server.bus import Bus
 from neartime_server.control.archive import AFTER, Archive
-from neartime_server.control.patience import patiently
+from neartime_server.control.patience import end, patiently
 from neartime_server.control.projector import Change, Projector
 from neartime_server.control.reconciler import Reconciler
 from neartime_server.control.workers import Workers
@@ -56,9 +56,7 @@ class Reign:
             self._spawn(failed, self._repeat("tidying", TIDY, self._tidy))
             await failed
         finally:
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await end(self._tasks)
             await self.workers.close()
 
     def _spawn(self, failed: asyncio.Future[None], work: Coroutine[Any, Any, None]) -> None:

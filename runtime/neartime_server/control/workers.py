@@ -26,7 +26,7 @@ from neartime_server.backends import Backends
 from neartime_server.builder import Environments, materialize
 from neartime_server.bus import Bus, Keys
 from neartime_server.control.fleet import Assignment, Fleet, Worker
-from neartime_server.control.patience import LeaseLost, patiently
+from neartime_server.control.patience import LeaseLost, end, patiently
 from neartime_server.control.schedule import Job, Session
 from neartime_server.errors import BusError, NoAnswer, ServerError
 from neartime_server.executors import Executor, Exited, Running
@@ -83,9 +83,7 @@ class Workers:
 
     async def close(self) -> None:
         """Ends what is under way here; workers go on."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(self._tasks)
 
     # --- giving jobs
 
@@ -318,8 +316,7 @@ class Workers:
 
         await self._store.run(work)
         if (starting := self._starting.get(worker_id)) is not None:
-            starting.cancel()
-            await asyncio.gather(starting, return_exceptions=True)
+            await end([starting])
         if was_ready:
             self._spawn(self._tell(worker, Drain()))
         else:
