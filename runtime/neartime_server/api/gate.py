@@ -64,16 +64,17 @@ class Gate:
             await self.app(scope, receive, send)
             return
         trace = new_id()
-        started = False
+        started = ended = False
 
         async def marked(message: Message) -> None:
-            nonlocal started
+            nonlocal started, ended
             if message["type"] == "http.response.start":
                 started = True
                 headers = MutableHeaders(scope=message)
                 headers[TRACE_HEADER] = trace
                 headers[VERSION_HEADER] = str(CONTRACT_VERSION)
             await send(message)
+            ended = message["type"] == "http.response.body" and not message.get("more_body", False)
 
         state = scope.setdefault("state", {})
         state["trace"] = trace
@@ -84,6 +85,8 @@ class Gate:
                 state["principal"] = await self._principal(headers)
             await self.app(scope, self._limited(scope["path"], headers, receive), marked)
         except Exception as error:
+            if ended:  # the framework raises again what it has answered
+                return
             if started:
                 # Half a response can't become an error; the connection breaks instead, and the reader notices.
                 log.error("%s: failed after its response had begun", trace, exc_info=error)

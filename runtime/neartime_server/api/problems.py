@@ -9,7 +9,6 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
-from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
@@ -62,7 +61,7 @@ def translate(error: Exception, trace: str) -> Refused:
         case BusError():
             log.warning("%s: %s", trace, error)
             return Refused.of(503, ErrorCode.UNAVAILABLE, "NATS does not answer", solution="try again shortly")
-        case RequestValidationError() | ValidationError():
+        case RequestValidationError():
             return Refused.faults(ErrorCode.INVALID_REQUEST, faults(error.errors()))
         case HTTPException(__cause__=Refused() as cause):
             return cause  # raised while the framework read the body
@@ -135,6 +134,14 @@ def install(app: FastAPI) -> None:
         assert isinstance(error, Answered)
         return Response(error.answer.response, error.answer.status, media_type="application/json")
 
-    for kind in (Refused, StoreUnavailable, BusError, RequestValidationError, ValidationError, HTTPException):
+    for kind in (
+        Refused,
+        StoreUnavailable,
+        BusError,
+        RequestValidationError,
+        ValidationError,
+        HTTPException,
+        Exception,
+    ):
         app.add_exception_handler(kind, handle)
     app.add_exception_handler(Answered, replay)

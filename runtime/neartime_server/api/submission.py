@@ -16,8 +16,11 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Final
 
+from pydantic import ValidationError
+
 from neartime.contract.jobs import JobRequest
 from neartime.contract.problem import ErrorCode, Fault
+from neartime_server.api import problems
 from neartime_server.errors import Refused
 
 LONG: Final = 64 << 10
@@ -61,7 +64,7 @@ def read(body: bytes | mmap.mmap) -> Submission:
     """Take a submission apart.
 
     Raises:
-        Refused: 422, the body is no JSON object of known members; pydantic's ValidationError for the members' values.
+        Refused: 422, the body is no JSON object, or its members have faults.
     """
     try:
         members, span = _members(body) if isinstance(body, bytes) else _large_members(body)
@@ -72,7 +75,11 @@ def read(body: bytes | mmap.mmap) -> Submission:
     if not isinstance(value, dict):
         fault = Fault(path="inputs", message="expected an object, the program's inputs by name")
         raise Refused.faults(ErrorCode.INVALID_INPUT, [fault])
-    return Submission(JobRequest.model_validate(members), span, value)
+    try:
+        request = JobRequest.model_validate(members)
+    except ValidationError as error:
+        raise Refused.faults(ErrorCode.INVALID_REQUEST, problems.faults(error.errors())) from error
+    return Submission(request, span, value)
 
 
 def _members(body: bytes) -> tuple[dict[str, Any], tuple[int, int] | None]:
