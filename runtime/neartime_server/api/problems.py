@@ -139,7 +139,6 @@ def install(app: FastAPI) -> None:
         StoreUnavailable,
         BusError,
         RequestValidationError,
-        ValidationError,
         HTTPException,
         Exception,
     ):
