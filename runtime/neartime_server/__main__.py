@@ -1,8 +1,11 @@
-"""`python -m neartime_server serve` runs the API server; `admin …` makes and ends instances, users and tokens."""
+"""`python -m neartime_server serve` runs the API server; `up` and `down` bring up and end the embedded runtime: that
+server and a NATS server under a watchdog; `admin …` makes and ends instances, users and tokens.
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
 import sys
@@ -20,6 +23,11 @@ def main(arguments: list[str] | None = None) -> int:
     serve.add_argument("--host", help="address to listen on")
     serve.add_argument("--port", type=int, help="TCP port; 0 takes a free one")
     serve.add_argument("--ready-file", type=Path, help="where to write URL and process id; run/server.json in home")
+    up = commands.add_parser("up", help="bring up the embedded runtime; prints JSON")
+    up.add_argument("--port", type=int, help="TCP port; 0 takes a free one")
+    up.add_argument("--foreground", action="store_true", help="until SIGTERM or Ctrl-C")
+    up.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
+    commands.add_parser("down", help="end the embedded runtime; prints JSON")
     admin = commands.add_parser("admin", help="instances, users and tokens", add_help=False)
     admin.add_argument("rest", nargs=argparse.REMAINDER)
     options = parser.parse_args(arguments)
@@ -28,6 +36,17 @@ def main(arguments: list[str] | None = None) -> int:
             from neartime_server.admin import main as administer
 
             return administer(options.rest)
+        if options.command == "up":
+            from neartime_server.embedded.commands import up as bring_up
+
+            if told := bring_up(options.port, foreground=options.foreground, ready_fd=options.ready_fd):
+                print(json.dumps(told))
+            return 0
+        if options.command == "down":
+            from neartime_server.embedded.commands import down as bring_down
+
+            print(json.dumps(bring_down()))
+            return 0
         logging.basicConfig(
             level=os.environ.get("NEARTIME_LOG_LEVEL", "INFO"), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
         )

@@ -118,7 +118,7 @@ def _embedded_nats(home: Path) -> str:
 def serve(settings: Settings, ready_file: Path | None = None) -> None:
     """Run the server until SIGTERM or SIGINT. Running jobs go on without it.
 
-    When it takes requests, `ready_file` (home/run/server.json) holds its URL and process id.
+    When it takes requests, `ready_file` (home/run/server.json) holds its URL, port and process id.
 
     Raises:
         ConfigurationError: the address can't be listened on.
@@ -140,23 +140,25 @@ def serve(settings: Settings, ready_file: Path | None = None) -> None:
     )
     ready_file = ready_file or settings.home / "run" / "server.json"
     ready_file.unlink(missing_ok=True)  # of a server before this one
-    server = _Server(config, ready_file, url)
+    server = _Server(config, ready_file, url, port)
     server.run(sockets=[listener])
     if not server.started:
         raise ConfigurationError("the server did not start; its log says why")
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, ready_file: Path, url: str) -> None:
+    def __init__(self, config: uvicorn.Config, ready_file: Path, url: str, port: int) -> None:
         super().__init__(config)
         self._ready_file = ready_file
         self._url = url
+        self._port = port
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
             self._ready_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            _write_private(self._ready_file, json.dumps({"url": self._url, "pid": os.getpid()}) + "\n")
+            told = {"url": self._url, "port": self._port, "pid": os.getpid()}
+            _write_private(self._ready_file, json.dumps(told) + "\n")
             log.info("listening on %s", self._url)
 
 
