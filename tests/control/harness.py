@@ -34,16 +34,19 @@ factory = "qiskit_aer:AerSimulator"
 class Plane:
     """What a test holds: the parts, and the short words for them."""
 
-    def __init__(self, settings: Settings, store: Store, bus: Bus, executor: TinyExecutor, keys: Keys) -> None:
+    def __init__(
+        self, settings: Settings, store: Store, bus: Bus, executor: TinyExecutor, keys: Keys, url: str
+    ) -> None:
+        self.url = url
         self.settings, self.store, self.bus, self.executor, self.keys = settings, store, bus, executor, keys
         self.instance = ""
         self.versions: list[Version] = []
         self.control = self.new_control()
 
-    def new_control(self) -> Control:
-        """Another server on the same store, bus and executor."""
+    def new_control(self, bus: Bus | None = None) -> Control:
+        """Another server on the same store and executor."""
         environments, backends = Environments(self.settings.home), Backends.load(self.settings)
-        return Control(self.settings, self.store, self.bus, self.executor, environments, backends, self.keys)
+        return Control(self.settings, self.store, bus or self.bus, self.executor, environments, backends, self.keys)
 
     async def submit(self, script: dict[str, Any], **request: Any) -> str:
         params = json.dumps(script).encode()

@@ -52,7 +52,7 @@ class TinyWorker:
         access = self.launch.nats
         await self.nc.connect(
             access.url, user_credentials=RawCredentials(access.credential), inbox_prefix=access.inbox.encode(),
-            max_reconnect_attempts=-1, reconnect_time_wait=0.05,
+            max_reconnect_attempts=20, reconnect_time_wait=0.05,
         )  # fmt: skip
         self.js = self.nc.jetstream()
         await self.nc.subscribe(subjects.control(self.id), cb=self.hear)
@@ -95,7 +95,7 @@ class TinyWorker:
             self.go_on.set()
         reply = protocol.signed_headers(key, message.subject, self.heard, protocol.encode_command(answer))
         await self.nc.publish(message.reply, headers=reply)
-        if isinstance(command, Drain):
+        if isinstance(command, Drain) and self.id not in self.executor.deaf:
             if self.job is not None:
                 await asyncio.gather(self.job, return_exceptions=True)
             self.executor.exit(self.id, 0)
@@ -205,10 +205,17 @@ class TinyExecutor:
         """A job has said all that it says before it waits or dies."""
         self.refuse = 0
         """How many starts fail."""
+        self.hang: asyncio.Event | None = None
+        """Set by a start, which then never comes to its end."""
+        self.deaf: set[str] = set()
+        """Workers that do not end, whatever they are told."""
 
     async def start(self, launch: Launch, environment: object) -> None:
         from neartime_server.errors import ExecutorError
 
+        if self.hang is not None:
+            self.hang.set()
+            await asyncio.Event().wait()
         if self.refuse:
             self.refuse -= 1
             raise ExecutorError("no room")
@@ -235,6 +242,10 @@ class TinyExecutor:
         self.tell(self.exited[worker_id])
 
     async def stop(self, worker_id: str, grace: float = 5.0) -> None:
+        """As a SIGKILL: the executor's word stands, whatever the worker does."""
+        if worker_id in self.deaf:
+            self.exited[worker_id] = Exited(worker_id, -9, None, None)
+            self.tell(self.exited[worker_id])
         self.exit(worker_id, -15)
 
     async def observe(self) -> AsyncIterator[Observed]:

@@ -25,7 +25,7 @@ from neartime_server.store.engine import utc_now
 
 log = logging.getLogger(__name__)
 
-AFTER: Final = 5.0
+AFTER: Final = 2.0
 """Seconds after its end at which a job is archived: by then its last log lines are in the stream, and whoever waited
 for the job has its result."""
 AT_ONCE: Final = 20

@@ -217,18 +217,25 @@ class Projector:
             rows = {key: row for key, row in rows.items() if row.instance_id == self._instance}
             states = {key: state_of(row) for key, row in rows.items()}
             touched: dict[str, int] = {}
-            for event in events:
-                if (before := states.get(event.job_id)) is None or rows[event.job_id].session_id != event.session_id:
+            queue = events
+            while queue:
+                waits: list[Event] = []
+                for event in queue:
+                    before = states.get(event.job_id)
+                    if before is None or rows[event.job_id].session_id != event.session_id:
+                        done.settled.append(event.sequence)
+                        continue
+                    entry = held.get(event.sequence)
+                    after = _apply(connection, before, event, entry.staged if entry else None)
+                    if after is None:
+                        waits.append(event)
+                        continue
                     done.settled.append(event.sequence)
-                    continue
-                entry = held.get(event.sequence)
-                after = _apply(connection, before, event, entry.staged if entry else None)
-                if after is None:
-                    done.waits.append(event)
-                    continue
-                done.settled.append(event.sequence)
-                states[event.job_id] = after
-                touched[event.job_id] = max(event.sequence, touched.get(event.job_id, 0))
+                    states[event.job_id] = after
+                    touched[event.job_id] = max(event.sequence, touched.get(event.job_id, 0))
+                # A result that came behind its `Completed` lets that one be folded now.
+                queue = [event for event in waits if states[event.job_id].result is not None]
+                done.waits += [event for event in waits if event not in queue]
             for job_id, sequence in touched.items():
                 row, state = rows[job_id], states[job_id]
                 _save(connection, row, state_of(row), state, max(sequence, row.sequence))

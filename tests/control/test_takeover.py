@@ -1,0 +1,185 @@
+"""A server that ends in the middle of everything, and the one that takes over: no job is lost, none starts twice."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+from control.harness import Plane, wait_for
+from sqlalchemy import select, update
+
+from neartime.contract.events import Envelope, StatusEvent
+from neartime.contract.jobs import JobStatus, ReasonCode
+from neartime.contract.sessions import SessionMode
+from neartime_server.bus import Bus
+from neartime_server.control.leadership import Leadership
+from neartime_server.control.patience import LeaseLost
+from neartime_server.store import positions
+from neartime_server.store.tables import jobs as job_table
+from neartime_server.store.tables import leases, workers
+
+
+async def crash(plane: Plane) -> None:
+    """The server is gone at once: nothing of it runs on, and nothing is given back in good order."""
+    for task in plane.control._tasks:
+        task.cancel()
+    await asyncio.wait(plane.control._tasks or [asyncio.ensure_future(asyncio.sleep(0))])
+
+
+async def restart(plane: Plane) -> None:
+    await crash(plane)
+    plane.control = plane.new_control()
+    await plane.control.start()
+
+
+async def test_a_running_job_is_adopted_and_completes(plane: Plane) -> None:
+    session = await plane.open(SessionMode.DEDICATED)
+    job_id = await plane.submit({"wait": True, "say": [1, 2], "result": 5}, session_id=session)
+    await plane.until(job_id, JobStatus.RUNNING)
+    await crash(plane)
+    (worker,) = plane.executor.workers.values()
+    worker.go_on.set()  # it ends while no server is there
+    await asyncio.wait_for(worker.job or asyncio.sleep(0), 10)
+    plane.control = plane.new_control()
+    await plane.control.start()
+    job = await plane.until(job_id)
+    assert (job.status, job.attempt, job.interims) == (JobStatus.COMPLETED, 1, 2)
+    assert await plane.result(job_id) == 5
+    # The session goes on, on the same worker.
+    assert (await plane.until(await plane.submit({}, session_id=session))).status is JobStatus.COMPLETED
+    assert len({worker for worker, *_ in plane.executor.starts}) == 1
+
+
+async def test_a_job_that_waits_runs_after_a_restart(plane: Plane) -> None:
+    first = await plane.submit({"wait": True}, backend="single")
+    second = await plane.submit({}, backend="single")
+    await plane.until(first, JobStatus.RUNNING)
+    await restart(plane)
+    await plane.control.cancel(plane.instance, first)
+    assert (await plane.until(first)).status is JobStatus.CANCELLED
+    assert (await plane.until(second)).status is JobStatus.COMPLETED
+
+
+async def test_a_worker_that_was_written_down_and_never_started_gives_its_job_back(plane: Plane) -> None:
+    plane.executor.hang = asyncio.Event()
+    job_id = await plane.submit({})
+    await asyncio.wait_for(plane.executor.hang.wait(), 10)
+    row = await plane.store.read(lambda connection: connection.execute(select(workers)).one())
+    await crash(plane)
+    plane.executor.hang = None
+    plane.control = plane.new_control()
+    await plane.control.start()
+    job = await plane.until(job_id)
+    assert (job.status, job.attempt) == (JobStatus.COMPLETED, 1)
+    assert row.id not in {worker for worker, *_ in plane.executor.starts}
+
+
+async def test_a_worker_that_died_while_no_server_was_there_is_found(plane: Plane) -> None:
+    job_id = await plane.submit({"wait": True})
+    await plane.until(job_id, JobStatus.RUNNING)
+    await crash(plane)
+    (worker,) = plane.executor.workers.values()
+    plane.executor.exit(worker.id, -9, ReasonCode.WORKER_LOST, "killed")
+    plane.control = plane.new_control()
+    await plane.control.start()
+    job = await plane.until(job_id)
+    assert (job.status, job.state.reason_code) == (JobStatus.FAILED, ReasonCode.WORKER_LOST)
+
+
+async def test_a_worker_that_no_row_knows_is_stopped(plane: Plane) -> None:
+    session = await plane.open()
+    await plane.until(await plane.submit({}, session_id=session))
+    await crash(plane)
+    (worker_id,) = plane.executor.workers
+    await plane.store.run(
+        lambda connection: connection.execute(update(workers).values(state="gone").where(workers.c.id == worker_id))
+    )
+    plane.control = plane.new_control()
+    await plane.control.start()
+    await wait_for(lambda: _not_in(worker_id, plane))
+
+
+async def test_reading_events_again_from_the_beginning_changes_nothing(plane: Plane) -> None:
+    session = await plane.open()
+    ids = [await plane.submit({"say": [1, 2], "result": n}, session_id=session) for n in range(4)]
+    for job_id in ids:
+        await plane.until(job_id)
+    await plane.control.projected(plane.instance, (await plane.job(ids[-1])).sequence, 10)
+    before = [await plane.job(job_id) for job_id in ids], (await plane.session(session)).usage
+    await crash(plane)
+    await plane.store.run(lambda connection: positions.put(connection, plane.instance, "JOBS", 0))
+    plane.control = plane.new_control()
+    await plane.control.start()
+    await plane.until(await plane.submit({}, session_id=session))
+    assert [await plane.job(job_id) for job_id in ids] == before[0]
+    assert (await plane.session(session)).usage.seconds == before[1].seconds + 0.5
+
+
+async def test_a_server_that_lost_its_lease_writes_nothing_more(plane: Plane) -> None:
+    async def reign() -> None:
+        raise AssertionError("it must not act")
+
+    late = Leadership(plane.store, reign)
+    with pytest.raises(LeaseLost):
+        await plane.store.run(late.guard)
+    bus = Bus(plane.settings, plane.keys)
+    await bus.connect(plane.url)
+    other = plane.new_control(bus)
+    await other.start()
+    await plane.until(await plane.submit({}))
+    holders = await plane.store.read(lambda connection: connection.execute(select(leases.c.holder)).scalars().all())
+    assert len(holders) == 1
+    await crash(plane)
+    plane.control = other  # it takes over
+    assert (await plane.until(await plane.submit({}))).status is JobStatus.COMPLETED
+    await other.close()
+    await bus.close()
+
+
+@pytest.mark.timeout(240)
+async def test_a_server_that_is_killed_again_and_again_loses_no_job_and_starts_none_twice(plane: Plane) -> None:
+    chance = random.Random(7)
+    session = await plane.open()
+    ids: list[str] = []
+    for _ in range(6):
+        for _ in range(2):
+            ids.append(await plane.submit({"say": [1], "sleep": 0.02, "result": len(ids)}, session_id=session))
+        ids.append(await plane.submit({"result": len(ids)}))
+        await asyncio.sleep(chance.uniform(0, 0.08))
+        await restart(plane)
+    for number, job_id in enumerate(ids):
+        job = await plane.until(job_id)
+        assert (job.status, job.attempt) == (JobStatus.COMPLETED, 1), job.state
+        assert await plane.result(job_id) == number
+    begun = [(job, attempt) for _, job, attempt in plane.executor.starts]
+    assert len(begun) == len(set(begun))
+    await plane.control.close_session(plane.instance, session)
+    await wait_for(lambda: _none(plane))
+
+
+async def test_closing_a_job_that_has_said_its_last_word_changes_nothing(plane: Plane) -> None:
+    """The worker completes and is lost right after: what stands first in the stream is what happened."""
+    job_id = await plane.submit({"result": 1})
+    job = await plane.until(job_id)
+    event = StatusEvent(status=JobStatus.FAILED, time=job.created).model_dump_json().encode()
+    sequence = await plane.bus.publish(
+        plane.instance, job.session_id, job_id, "status", Envelope("control", 1, 2), event
+    )
+    await plane.control.projected(plane.instance, sequence, 10)
+    assert (await plane.job(job_id)).status is JobStatus.COMPLETED
+    row = await plane.store.read(
+        lambda connection: connection.execute(select(job_table).where(job_table.c.id == job_id)).one()
+    )
+    assert row.sequence < sequence or row.status == "Completed"
+
+
+async def _not_in(worker_id: str, plane: Plane) -> bool:
+    return worker_id not in plane.executor.workers
+
+
+async def _none(plane: Plane) -> bool:
+    left = await plane.store.read(
+        lambda connection: connection.execute(select(workers.c.id).where(workers.c.state != "gone")).all()
+    )
+    return not left and not plane.executor.workers
