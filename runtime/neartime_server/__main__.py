@@ -28,14 +28,15 @@ def main(arguments: list[str] | None = None) -> int:
     up.add_argument("--foreground", action="store_true", help="until SIGTERM or Ctrl-C")
     up.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
     commands.add_parser("down", help="end the embedded runtime; prints JSON")
-    admin = commands.add_parser("admin", help="instances, users and tokens", add_help=False)
-    admin.add_argument("rest", nargs=argparse.REMAINDER)
-    options = parser.parse_args(arguments)
+    commands.add_parser("admin", help="instances, users and tokens", add_help=False)
+    options, rest = parser.parse_known_args(arguments)
+    if rest and options.command != "admin":
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         if options.command == "admin":
             from neartime_server.admin import main as administer
 
-            return administer(options.rest)
+            return administer(rest)
         if options.command == "up":
             from neartime_server.embedded.commands import up as bring_up
 
