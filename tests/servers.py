@@ -31,7 +31,11 @@ class Server:
             self.environment["NEARTIME_DATABASE"] = database
         self.nats = NatsServer(home / "nats", Keys.load(self.settings.secret_path, create=True))
         asyncio.run(self.nats.start())
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            asyncio.run(self.nats.stop())
+            raise
         self.admin = Admin(self.settings)
 
     def start(self) -> None:
