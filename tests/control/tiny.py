@@ -52,7 +52,7 @@ class TinyWorker:
         access = self.launch.nats
         await self.nc.connect(
             access.url, user_credentials=RawCredentials(access.credential), inbox_prefix=access.inbox.encode(),
-            max_reconnect_attempts=20, reconnect_time_wait=0.05,
+            allow_reconnect=False,
         )  # fmt: skip
         self.js = self.nc.jetstream()
         await self.nc.subscribe(subjects.control(self.id), cb=self.hear)

@@ -138,7 +138,6 @@ class Control:
                 at_once = (
                     worker is not None and row.state == SessionState.ACTIVE.value and self._leadership.holds(connection)
                 )
-                sessions.use(connection, session_id)
             digest = blobs.put(connection, params) if isinstance(params, bytes) else blobs.keep(connection, params)
             values = {
                 "id": job_id,

@@ -36,8 +36,9 @@ from neartime_server.store.engine import utc
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-LINGER: Final = 0.1
-"""Seconds that interim results wait for company: alone they change no more than a count."""
+LINGER: Final = 0.05
+"""Seconds that events wait for company where nobody waits for them: one transaction folds a short job's whole life, and
+does not stand in the way of the next one's submission."""
 BATCH: Final = 500
 """Events that one transaction folds."""
 RESULT_SECONDS: Final = 15.0
@@ -81,7 +82,8 @@ class Projector:
     """Folds one instance's events, from the stored position, for ever.
 
     `guard` is called in each transaction and raises where another server has taken over;
-    `heard` is called with each final status before it is stored, in the stream's order; `folded` after each commit;
+    `heard` is called with each final status before it is stored, in the stream's order, and answers whether somebody
+    waits for it to be; `folded` is called after each commit;
     `broken` (job id, code, reason) when the events of a job can't be had.
     """
 
@@ -92,7 +94,7 @@ class Projector:
         instance_id: str,
         *,
         guard: Callable[[Connection], None],
-        heard: Callable[[Event], None],
+        heard: Callable[[Event], bool],
         folded: Callable[[list[Change]], None],
         broken: Callable[[str, ReasonCode, str], Awaitable[None]],
     ) -> None:
@@ -155,14 +157,11 @@ class Projector:
             pause = min(pause * 2, PAUSES[1])
 
     def _listen(self, event: Event) -> None:
-        if event.kind == "interim":
-            return
-        self._urgent.set()
-        if event.kind == "status" and event.status().status.final:
-            self._heard(event)
+        if event.kind == "status" and event.status().status.final and self._heard(event):
+            self._urgent.set()
 
     async def _collect(self) -> list[Event | int]:
-        """The next events, at least one; a few interim results wait for more, unless somebody waits for them."""
+        """The next events, at least one; a few wait for more, unless somebody waits for them."""
         first = await self._queue.get()
         if not self._waiters and not self._urgent.is_set() and self._queue.qsize() < BATCH // 2:
             try:

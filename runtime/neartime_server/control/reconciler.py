@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -22,7 +22,7 @@ from neartime_server.bus import Bus
 from neartime_server.control import closing, lifecycle, schedule
 from neartime_server.control.patience import PAUSES, LeaseLost, end
 from neartime_server.control.workers import Workers, read_assignment
-from neartime_server.errors import ServerError
+from neartime_server.errors import ServerError, StoreUnavailable
 from neartime_server.store import Store, jobs, sessions, workers
 from neartime_server.store.engine import utc_now
 from neartime_server.store.workers import WorkerState
@@ -96,12 +96,14 @@ class Reconciler:
         self._workers.fleet.looking()
         view = await self._store.read(_view)
         await self._workers.tend(view.workers, {row.id: row.backend for row in view.sessions})
+        now = asyncio.get_running_loop().time()
+        self._said = {key: at for key, at in self._said.items() if now - at < SAID}
         for row in view.jobs:
-            await self._attend(row, view)
+            await _alone(f"job {row.id}", self._attend(row, view))
         picture = self._picture(view)
         plan = schedule.schedule(picture)
         for decision in plan.decisions:
-            await self._carry_out(decision)
+            await _alone(str(decision), self._carry_out(decision))
         begun = {one.session.id for one in plan.decisions if isinstance(one, schedule.Give)}
         over = {one.session.id for one in plan.decisions if isinstance(one, schedule.Close | schedule.Expire)}
         self._workers.fleet.looked(
@@ -156,11 +158,9 @@ class Reconciler:
 
     def _just_said(self, word: str) -> bool:
         """Whether this was published a moment ago, and is on its way to the store."""
-        now = asyncio.get_running_loop().time()
-        self._said = {key: at for key, at in self._said.items() if now - at < SAID}
         if word in self._said:
             return True
-        self._said[word] = now
+        self._said[word] = asyncio.get_running_loop().time()
         return False
 
     # --- jobs whose worker is gone
@@ -289,6 +289,16 @@ _WORTH_ANOTHER: Final = {
     ReasonCode.OUT_OF_MEMORY,
     ReasonCode.START_FAILED,
 }
+
+
+async def _alone(what: str, work: Coroutine[Any, Any, None]) -> None:
+    """Does one thing of a look. What fails here, for one tenant whose stream is full say, holds up nothing else."""
+    try:
+        await work
+    except (LeaseLost, StoreUnavailable):
+        raise
+    except ServerError as error:
+        log.warning("%s is left for the next look: %s", what, error)
 
 
 def _view(connection: Connection) -> _View:

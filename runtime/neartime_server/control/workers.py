@@ -41,6 +41,8 @@ CREDENTIAL_MARGIN: Final = 600.0
 """Seconds that a worker's credential outlives its session's max_ttl: it still has to say how its last job ended."""
 STOP_AFTER: Final = 3.0
 """Seconds that a dismissed worker has to end by itself before the executor ends it."""
+READY_SECONDS: Final = 120.0
+"""How long a worker that was started may take to be heard for the first time."""
 MISSED_BEATS: Final = 3
 REFUSALS: Final = 40
 """How often a worker may refuse a job that it was given; it is busy for a moment after the one before."""
@@ -79,6 +81,7 @@ class Workers:
         self._exits: dict[str, Exited] = {}
         self._programs: dict[str, Path] = {}
         self._starting: dict[str, asyncio.Task[None]] = {}
+        self._stopping: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
@@ -119,8 +122,13 @@ class Workers:
             workers.add(connection, worker.id, job.instance_id, session.id, job.version_id, user_key, expires)
             return self._assign(connection, job, session, worker.id)
 
-        if not await self._given(worker, job, work):
-            self.fleet.forget(worker.id)
+        given = False
+        try:
+            given = await self._given(worker, job, work)
+        finally:
+            if not given:  # where the row was written all the same, the next look finds it
+                self.fleet.forget(worker.id)
+        if not given:
             return False
         task = self._spawn(self._start(worker, session, access))
         self._starting[worker.id] = task
@@ -171,7 +179,7 @@ class Workers:
                 if refused >= REFUSALS:
                     reason = f"its worker refused to run it: {answer.error}"
                     worker.verdict = (ReasonCode.INTERNAL_ERROR.value, reason)
-                    await self._executor.stop(worker.id)
+                    self._stop(worker.id)
                     return
             await asyncio.sleep(pause)
             pause = min(pause * 2, SAY_AGAIN[1])
@@ -247,16 +255,16 @@ class Workers:
 
         await patiently(f"noting that worker {worker.id} is ready", lambda: self._store.run(work))
 
-    def heard(self, event: Event) -> None:
-        """A job's final status came by: its worker is free at once, before that is stored."""
+    def heard(self, event: Event) -> bool:
+        """A job's final status came by: its worker is free at once, before that is stored. Whether it should be soon:
+        another job can begin then, or a session end."""
         worker = self.fleet.jobs.get(event.job_id)
-        if worker is None:
-            return
-        own = event.envelope.source == worker.id and worker.assignment is not None
-        if event.envelope.source == CONTROL or (
-            own and worker.assignment is not None and event.envelope.attempt == worker.assignment.start.attempt
-        ):
-            self.fleet.finish(event.job_id)
+        if worker is not None and worker.assignment is not None:
+            envelope = event.envelope
+            own = envelope.source == worker.id and envelope.attempt == worker.assignment.start.attempt
+            if own or envelope.source == CONTROL:
+                self.fleet.finish(event.job_id)
+        return not self.fleet.quiet([event.session_id])
 
     # --- ending jobs and workers
 
@@ -320,7 +328,14 @@ class Workers:
         if was_ready:
             self._spawn(self._tell(worker, Drain()))
         else:
-            await self._executor.stop(worker_id)
+            self._stop(worker_id)
+
+    def _stop(self, worker_id: str) -> None:
+        """Have the executor end a worker; it says when that has happened."""
+        if worker_id not in self._stopping:
+            self._stopping.add(worker_id)
+            task = self._spawn(self._executor.stop(worker_id))
+            task.add_done_callback(lambda _: self._stopping.discard(worker_id))
 
     async def end(self, worker_id: str, exit_code: int | None, code: ReasonCode | None, reason: str | None) -> None:
         """A worker is gone: that is noted, and its credential is void from now on."""
@@ -389,7 +404,7 @@ class Workers:
             for worker_id in unknown:
                 if worker_id not in known or known[worker_id].state == WorkerState.GONE.value:
                     log.warning("worker %s runs and should not: it is stopped", worker_id)
-                    await self._executor.stop(worker_id)
+                    self._stop(worker_id)
 
     async def _note_exit(self, exited: Exited, rows: dict[str, Row[Any]]) -> None:
         worker = self.fleet.workers.get(exited.worker_id)
@@ -408,10 +423,14 @@ class Workers:
         if worker.state is WorkerState.STOPPING and now - worker.stopping_since > STOP_AFTER:
             worker.stopping_since = now
             if worker.present or not self.synced:
-                await self._executor.stop(worker.id)
+                self._stop(worker.id)
+        unheard = now - worker.heard
+        late = worker.state is WorkerState.STARTING and unheard > READY_SECONDS and worker.id not in self._starting
+        if late and worker.present and worker.verdict is None:
+            worker.verdict = (ReasonCode.START_FAILED.value, f"its worker was not ready within {READY_SECONDS:g} s")
+            self._stop(worker.id)
         if worker.present or not self.synced or worker.id in self._starting:
             return
-        unheard = now - worker.heard
         if worker.state is WorkerState.STARTING and not worker.started_here:
             # Taken over from a server that died between writing the row and starting the worker.
             await self.end(worker.id, None, None, "it was never started")
@@ -429,10 +448,10 @@ class Workers:
         if row.started and utc_now() > row.started + timedelta(seconds=row.max_execution_time + OVERTIME):
             reason = f"it ran for longer than its max_execution_time of {row.max_execution_time} s"
             worker.verdict = (ReasonCode.TIMED_OUT.value, reason)
-            await self._executor.stop(worker.id)
+            self._stop(worker.id)
         elif row.cancel_code and cancelled and self._now() - cancelled > OVERTIME:
             worker.verdict = (row.cancel_code, row.cancel_reason)
-            await self._executor.stop(worker.id)
+            self._stop(worker.id)
 
     # --- staying alive
 

@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, Select, and_, case, delete, exists, func, insert, or_, select, update
+from sqlalchemy import Connection, Row, Select, and_, bindparam, case, delete, exists, func, insert, or_, select, update
 
 from neartime.contract.jobs import (
     JobMetrics,
@@ -95,9 +95,12 @@ def metrics(connection: Connection, instance_id: str, job_id: str) -> JobMetrics
     )
 
 
+_FIND: Final = select(jobs).where(jobs.c.instance_id == bindparam("instance"), jobs.c.id == bindparam("id"))
+
+
 def find(connection: Connection, instance_id: str, job_id: str) -> Row[Any] | None:
     """The whole row of a job of this instance: `inputs`, `result` and the archives are digests of blobs."""
-    return connection.execute(select(jobs).where(jobs.c.instance_id == instance_id, jobs.c.id == job_id)).one_or_none()
+    return connection.execute(_FIND, {"instance": instance_id, "id": job_id}).one_or_none()
 
 
 def set_tags(connection: Connection, instance_id: str, job_id: str, tags: Sequence[str]) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Final
 
-from sqlalchemy import Connection, delete, or_, select
+from sqlalchemy import Connection, bindparam, delete, or_, select
 
 from neartime_server.store.engine import upsert, utc_now
 from neartime_server.store.tables import leases
@@ -22,10 +23,12 @@ def take(connection: Connection, name: str, holder: str, seconds: float) -> bool
     return connection.execute(statement.returning(leases.c.holder)).scalar() == holder
 
 
+_HELD: Final = select(leases.c.holder).where(leases.c.name == bindparam("name")).with_for_update(read=True)
+
+
 def held(connection: Connection, name: str, holder: str) -> bool:
     """Whether `holder` has the lease. Where it has, nobody else can take it before this transaction ends."""
-    query = select(leases.c.holder).where(leases.c.name == name).with_for_update(read=True)
-    return connection.execute(query).scalar() == holder
+    return connection.execute(_HELD, {"name": name}).scalar() == holder
 
 
 def give_back(connection: Connection, name: str, holder: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, Select, case, func, insert, select, update
+from sqlalchemy import Connection, Row, Select, bindparam, case, func, insert, select, update
 
 from neartime.contract.jobs import Usage
 from neartime.contract.sessions import SessionMode, SessionPage, SessionState, SessionView
@@ -103,10 +103,14 @@ def add(
     )
 
 
+_FIND: Final = select(sessions).where(sessions.c.instance_id == bindparam("instance"), sessions.c.id == bindparam("id"))
+_LOCK: Final = _FIND.with_for_update()
+
+
 def find(connection: Connection, instance_id: str, session_id: str, *, lock: bool = False) -> Row[Any] | None:
     """A session of this instance; `lock` keeps it in its state until the transaction ends."""
-    query = select(sessions).where(sessions.c.instance_id == instance_id, sessions.c.id == session_id)
-    return connection.execute(query.with_for_update() if lock else query).one_or_none()
+    names = {"instance": instance_id, "id": session_id}
+    return connection.execute(_LOCK if lock else _FIND, names).one_or_none()
 
 
 def live(connection: Connection) -> list[Row[Any]]:

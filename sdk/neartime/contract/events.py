@@ -195,16 +195,26 @@ class Sequencer(Generic[T]):
             self.dropped += 1
             return []
         self.held[envelope.sequence] = (envelope, item)
-        due = []
+        due: list[T] = []
         while (following := self.held.pop(self.last + 1, None)) is not None:
             self.last += 1
-            one, value = following
-            if one.index and one.index <= self.last_index:
-                self.dropped += 1
-                continue
-            self.last_index = max(self.last_index, one.index)
-            due.append(value)
+            self._hand_on(following, due)
         return due
+
+    def rest(self) -> list[T]:
+        """Gives up what is missing: all that is held, in order."""
+        due: list[T] = []
+        for self.last in sorted(self.held):
+            self._hand_on(self.held.pop(self.last), due)
+        return due
+
+    def _hand_on(self, held: tuple[Envelope, T], due: list[T]) -> None:
+        envelope, item = held
+        if envelope.index and envelope.index <= self.last_index:
+            self.dropped += 1
+            return
+        self.last_index = max(self.last_index, envelope.index)
+        due.append(item)
 
     @property
     def gap(self) -> bool:

@@ -1,0 +1,186 @@
+"""Backends: built from their configuration, timed while they run, described for those who can't import Qiskit."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import json
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, TextIO
+
+from neartime.contract.backends import BackendSpec
+from neartime.errors import NeartimeError
+
+
+class BackendFailed(NeartimeError):
+    """A backend can't be built in this environment."""
+
+
+def build(spec: BackendSpec) -> Any:
+    """What the backend's factory gives.
+
+    Raises:
+        BackendFailed: it can't be imported, or raised.
+    """
+    module, _, name = spec.factory.partition(":")
+    try:
+        factory = functools.reduce(getattr, name.split("."), importlib.import_module(module))
+        return factory(**spec.options)  # type: ignore[operator]
+    except Exception as error:  # a factory is anybody's code
+        raise BackendFailed(
+            f"the backend {spec.name!r} can't be built by {spec.factory} in this environment: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
+class Meter:
+    """Seconds that were spent inside a backend's run() and in waiting for its results, however many threads did."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._since = 0.0
+        self._seconds = 0.0
+
+    def reset(self) -> None:
+        with self._lock:
+            self._seconds, self._since = 0.0, time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        with self._lock:
+            return self._seconds + (time.monotonic() - self._since if self._inside else 0.0)
+
+    def timed(self, call: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
+        with self._lock:
+            if not self._inside:
+                self._since = time.monotonic()
+            self._inside += 1
+        try:
+            return call(*arguments, **keywords)
+        finally:
+            with self._lock:
+                self._inside -= 1
+                if not self._inside:
+                    self._seconds += time.monotonic() - self._since
+
+    def watch(self, backend: Any) -> None:
+        """Times run() of this backend's class, so that backends which a program makes of it are timed as well."""
+        kind = type(backend)
+        run = getattr(kind, "run", None)
+        if run is None:
+            return
+        meter = self
+
+        @functools.wraps(run)
+        def timed_run(self: Any, *arguments: Any, **keywords: Any) -> Any:
+            job = meter.timed(run, self, *arguments, **keywords)
+            try:
+                job.result = functools.partial(meter.timed, job.result)
+            except AttributeError:
+                return job  # of a class that takes no attributes: what its result takes is not seen
+            return job
+
+        try:
+            kind.run = timed_run
+        except TypeError:
+            return  # of a class that is not Python's
+
+
+def describe(spec: BackendSpec, backend: Any) -> dict[str, Any]:
+    """The configuration of a backend, in the fields that Qiskit Runtime's API gives it.
+
+    Source: `qiskit_ibm_runtime.models.QasmBackendConfiguration`.
+    """
+    target = backend.target
+    qubits = target.num_qubits if target.num_qubits is not None else getattr(backend, "num_qubits", None)
+    coupling = target.build_coupling_map() if target.num_qubits else None
+    simulator = bool(getattr(backend, "is_simulator", False)) or type(backend).__name__.endswith("Simulator")
+    gates = sorted(name for name in target.operation_names if name not in _NO_GATES)
+    return {
+        "backend_name": spec.name,
+        "name": spec.name,
+        "backend_version": str(getattr(backend, "backend_version", None) or "1.0"),
+        "description": getattr(backend, "description", None) or "",
+        "n_qubits": qubits,
+        "num_qubits": qubits,
+        "basis_gates": gates,
+        "supported_instructions": sorted(target.operation_names),
+        "coupling_map": sorted(map(list, coupling.get_edges())) if coupling is not None else None,
+        "gates": [_gate(target, name) for name in gates],
+        "simulator": simulator,
+        "local": True,
+        "conditional": any(name in target.operation_names for name in ("if_else", "while_loop")),
+        "open_pulse": False,
+        "memory": True,
+        "max_shots": _max_shots(backend),
+        "dt": target.dt,
+        "properties": _properties(spec, backend, target),
+    }
+
+
+_NO_GATES = frozenset(
+    {"measure", "reset", "delay", "barrier", "if_else", "while_loop", "for_loop", "switch_case", "break_loop"}
+    | {"continue_loop", "box", "store", "save_state", "initialize", "kraus", "roerror", "superop"}
+)
+
+
+def _gate(target: Any, name: str) -> dict[str, Any]:
+    operation = target.operation_from_name(name)
+    parameters = [str(one) for one in getattr(operation, "params", None) or ()]
+    places = [list(qubits) for qubits in (target[name] or {}) if qubits is not None]
+    return {"name": name, "parameters": parameters, "qasm_def": "", "coupling_map": places}
+
+
+def _max_shots(backend: Any) -> int | None:
+    found = getattr(backend, "max_shots", None)
+    if found is None:
+        found = getattr(getattr(backend, "options", None), "validator", {}).get("shots")
+    if isinstance(found, tuple):
+        found = found[1]
+    return int(found) if isinstance(found, (int, float)) else None
+
+
+def _properties(spec: BackendSpec, backend: Any, target: Any) -> dict[str, Any] | None:
+    """What the target knows of errors and durations: `general`, `gates` and `qubits` of the backend's properties."""
+    gates = []
+    for name in target.operation_names:
+        for qubits, known in (target[name] or {}).items():
+            if qubits is None or known is None or (known.error is None and known.duration is None):
+                continue
+            values = (("gate_error", known.error, ""), ("gate_length", known.duration, "s"))
+            parameters = [{"name": key, "value": value, "unit": unit} for key, value, unit in values if value is not None]
+            gates.append({"gate": name, "name": f"{name}{'_'.join(map(str, qubits))}", "qubits": list(qubits)}
+                         | {"parameters": parameters})  # fmt: skip
+    if not gates:
+        return None
+    qubits_known = [
+        [
+            {"name": key, "value": getattr(one, attribute), "unit": unit}
+            for key, attribute, unit in (("T1", "t1", "s"), ("T2", "t2", "s"), ("frequency", "frequency", "Hz"))
+            if getattr(one, attribute, None) is not None
+        ]
+        for one in target.qubit_properties or []
+        if one is not None
+    ]
+    return {
+        "backend_name": spec.name,
+        "backend_version": str(getattr(backend, "backend_version", None) or "1.0"),
+        "gates": gates,
+        "qubits": qubits_known,
+        "general": [],
+    }
+
+
+def answer(requests: TextIO, answers: TextIO) -> None:
+    """For each `BackendSpec`, one a line, its configuration as one line of JSON, or `{"error": …}`."""
+    for line in requests:
+        try:
+            spec = BackendSpec.model_validate_json(line)
+            told = describe(spec, build(spec))
+        except (BackendFailed, ValueError, AttributeError, TypeError) as error:
+            told = {"error": str(error)}
+        answers.write(json.dumps(told, default=str) + "\n")
+        answers.flush()

@@ -1,0 +1,194 @@
+"""`user_messenger`: what main() is given to say something while it runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from typing import IO, Any, Final
+
+from neartime.codec import encode_chunks
+from neartime.contract.events import CHUNK_SIZE, INLINE_LIMIT
+from neartime.contract.programs import Schemas
+from neartime.errors import EncodeError, FaultyInput
+from neartime_runner.frames import Frame, pack
+
+CHECKED: Final = INLINE_LIMIT
+"""Bytes of an encoded value up to which it is checked against its schema; a larger one goes unchecked."""
+
+
+class InvalidResult(FaultyInput):
+    """A result or an interim result is not what the program declares."""
+
+
+class Wire:
+    """The child's end of the socket. A frame is written whole, whichever thread writes and whatever signal comes."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._frame = threading.Lock()
+        self._value = threading.RLock()
+        self._main = threading.main_thread().ident
+        self._writing = 0
+        self._interruption: BaseException | None = None
+
+    def send(self, kind: Frame, body: bytes = b"") -> None:
+        self._enter()
+        try:
+            with self._frame:
+                self._connection.sendall(pack(kind, body))
+        finally:
+            self._leave()
+
+    def send_value(self, kind: Frame, chunks: Iterator[bytes]) -> None:
+        """An encoded value, chunk by chunk; a small one in one frame. Values of several threads do not mix."""
+        self._enter()
+        try:
+            with self._value:
+                first = next(chunks)
+                second = next(chunks, None)
+                if second is None and len(first) <= INLINE_LIMIT:
+                    with self._frame:
+                        self._connection.sendall(pack(kind, first))
+                    return
+                try:
+                    self.send(Frame.CHUNK, first)
+                    while second is not None:
+                        self.send(Frame.CHUNK, second)
+                        second = next(chunks, None)
+                except BaseException:
+                    self.send(Frame.DISCARD)
+                    raise
+                self.send(kind)
+        finally:
+            self._leave()
+
+    def interrupt(self, error: BaseException) -> None:
+        """Raises `error` in the main thread: here, or when the frame that it is writing is complete.
+
+        Called by a signal's handler, and so in the main thread.
+        """
+        if self._writing:
+            self._interruption = error
+        else:
+            raise error
+
+    def _enter(self) -> None:
+        if threading.get_ident() == self._main:
+            self._writing += 1
+
+    def _leave(self) -> None:
+        if threading.get_ident() == self._main:
+            self._writing -= 1
+            if not self._writing and self._interruption is not None:
+                error, self._interruption = self._interruption, None
+                raise error
+
+    def forget_interruption(self) -> None:
+        self._interruption = None
+
+
+class UserMessenger:
+    """Sends interim results and checkpoints. Any thread of the program may use it while the job runs."""
+
+    def __init__(
+        self, wire: Wire, schemas: Schemas, qpy_version: int | None, restore: Callable[[], Any] | None = None
+    ) -> None:
+        self._wire = wire
+        self._schemas = schemas
+        self._qpy_version = qpy_version
+        self._restore = restore
+        self._process = os.getpid()
+        self._open = True
+        self._final: IO[bytes] | None = None
+
+    def publish(self, message: Any, encoder: type[json.JSONEncoder] | None = None, final: bool = False) -> None:
+        """Send an interim result; what it holds may change afterwards, and does not change what was sent.
+
+        Args:
+            message: any value of docs/reference/codec.md.
+            encoder: a JSON encoder class for what is not listed there; the client then reads plain JSON.
+            final: this is the job's result, unless main() returns one. The last one counts.
+
+        Raises:
+            EncodeError: something in the value has no wire form; the message gives its path and its type.
+            InvalidResult: it is not what the program's schema of interim results declares.
+        """
+        self._check_open("publish")
+        what = "result" if final else "interim"
+        chunks = self._encoded(message, what, encoder)
+        if not final:
+            self._wire.send_value(Frame.INTERIM, chunks)
+            return
+        held = tempfile.SpooledTemporaryFile(max_size=CHUNK_SIZE)  # noqa: SIM115  # until main() returns
+        held.writelines(chunks)
+        self._final = held
+
+    def checkpoint(self, state: Any) -> None:
+        """Save a state from which `restore` lets another attempt go on, should this one's machine be lost.
+
+        Interim results that were published before it are not repeated then.
+
+        Raises:
+            EncodeError: something in it has no wire form.
+        """
+        self._check_open("checkpoint")
+        chunks = encode_chunks(state, qpy_version=self._qpy_version, root="checkpoint")
+        self._wire.send_value(Frame.CHECKPOINT, chunks)
+
+    def restore(self) -> Any:
+        """The state that an earlier attempt of this job saved last, or None."""
+        return self._restore() if self._restore is not None else None
+
+    def finish(self, value: Any) -> None:
+        """Sends the job's result: what main() returned, or else what it published as final.
+
+        Raises:
+            EncodeError, InvalidResult: as for `publish`.
+        """
+        self._open = False
+        if value is None and self._final is not None:
+            held = self._final
+            held.seek(0)
+            self._wire.send_value(Frame.RESULT, iter(lambda: held.read(CHUNK_SIZE), b""))
+        else:
+            self._wire.send_value(Frame.RESULT, self._encoded(value, "result", None))
+
+    def close(self) -> None:
+        self._open = False
+        if self._final is not None:
+            self._final.close()
+
+    def _encoded(self, value: Any, what: str, encoder: type[json.JSONEncoder] | None) -> Iterator[bytes]:
+        try:
+            chunks = encode_chunks(value, qpy_version=self._qpy_version, root=what)
+        except EncodeError:
+            if encoder is None:
+                raise
+            chunks = encode_chunks(json.loads(json.dumps(value, cls=encoder)), root=what)
+        schema = getattr(self._schemas, what)
+        return chunks if schema is None else _checked(chunks, schema, what)
+
+    def _check_open(self, verb: str) -> None:
+        if os.getpid() != self._process:
+            raise RuntimeError(f"{verb}() works in the process that runs main() alone; hand the value back to it")
+        if not self._open:
+            raise RuntimeError(f"{verb}() after the end of its job; join the program's threads before main() returns")
+
+
+def _checked(chunks: Iterator[bytes], schema: dict[str, Any], what: str) -> Iterator[bytes]:
+    from neartime.schema import faults
+
+    first = next(chunks)
+    second = next(chunks, None)
+    if second is None and len(first) <= CHECKED and (found := faults(json.loads(first), schema, root=what)):
+        raise InvalidResult(f"the {what} is not what the program declares", found)
+    yield first
+    if second is not None:
+        yield second
+        yield from chunks
+
+

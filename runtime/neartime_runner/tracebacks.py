@@ -1,0 +1,52 @@
+"""Tracebacks as the program's author wants to read them: without the frames of the runner around main()."""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+from typing import Final
+
+REASON_LIMIT: Final = 32 << 10
+"""Characters of a reason; the middle of a longer one is left out."""
+_OWN: Final = (str(Path(__file__).parent), str(Path(traceback.__file__).parent / "importlib"), "<frozen importlib")
+_LIBRARY: Final = str(Path(__file__).parent.parent / "neartime")
+
+
+def summary(error: BaseException) -> str:
+    """`Type: message`."""
+    return "".join(traceback.TracebackException(type(error), error, None).format_exception_only()).strip()
+
+
+def of_program(error: BaseException, folder: str) -> str:
+    """The traceback of the program's frames, and of the libraries that it called; its own files as it names them."""
+    shown = traceback.TracebackException.from_exception(error)
+    _trim(shown, folder.rstrip("/") + "/", set())
+    return "".join(shown.format()).rstrip()
+
+
+def reason(error: BaseException, folder: str) -> str:
+    """What a job's error says of an exception: its type and message first, then the traceback."""
+    text = f"{summary(error)}\n{of_program(error, folder)}"
+    if len(text) > REASON_LIMIT:
+        half = REASON_LIMIT // 2
+        text = f"{text[:half]}\n … ({len(text) - REASON_LIMIT} characters left out)\n{text[-half:]}"
+    return text
+
+
+def _trim(shown: traceback.TracebackException, folder: str, seen: set[int]) -> None:
+    if id(shown) in seen:
+        return
+    seen.add(id(shown))
+    frames = list(shown.stack)
+    while frames and frames[0].filename.startswith(_OWN):
+        del frames[0]
+    while frames and frames[-1].filename.startswith((*_OWN, _LIBRARY)):
+        del frames[-1]
+    for frame in frames:
+        _ = frame.line  # read now: it is looked up by the file's name
+        if frame.filename.startswith(folder):
+            frame.filename = frame.filename[len(folder) :]
+    shown.stack[:] = frames
+    for other in (shown.__cause__, shown.__context__, *(getattr(shown, "exceptions", None) or ())):
+        if other is not None:
+            _trim(other, folder, seen)

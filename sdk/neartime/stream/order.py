@@ -1,0 +1,214 @@
+"""Hands on the events of jobs in the order in which each job published them, each once, and says where one is missing."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Callable, Iterable
+from contextlib import aclosing
+from typing import Final
+
+from neartime.contract import subjects
+from neartime.contract.events import CONTROL, Sequencer
+from neartime.errors import StreamError
+from neartime.stream.event import Event, parse
+from neartime.stream.link import LinkSource
+from neartime.stream.reader import Quiet, read
+
+log = logging.getLogger("neartime.stream")
+
+GAP_SECONDS: Final = 5.0
+"""How long, with the broker there, a reader waits for an event that is missing: of a job that has said that it ended,
+and of a log. A job that goes on may still publish it."""
+HELD_BYTES: Final = 64 << 20
+"""Of a job's events that wait for a missing one; as many as a worker keeps for the broker."""
+
+
+class Order:
+    """The order of one job's events, or of many jobs', each by itself. Pure: `now` is any clock's seconds.
+
+    With `after`, the stream sequence of the event that was handed on last, it goes on behind that one. Events are not
+    stored in the order in which they are handed on, so all of them are ordered anew and the first ones left out.
+    """
+
+    def __init__(self, after: int = 0) -> None:
+        self._after = after
+        self._found = False
+        """Whether the event of sequence `after` has come by."""
+        self._jobs: dict[str, _Job] = {}
+        self.ended: set[str] = set()
+        """Jobs whose final status was handed on; what still arrives of them is not read."""
+        self.dropped = 0
+        """Events whose body is not what their kind allows."""
+
+    def push(self, event: Event, now: float) -> list[Event]:
+        """The events that are due now, often just this one.
+
+        Raises:
+            StreamError: too much waits for an event that is missing.
+        """
+        if event.job_id in self.ended:
+            return []
+        job = self._jobs.setdefault(event.job_id, _Job())
+        return self._hand_on(event, job.push(event, now))
+
+    def look(self, now: float) -> list[Event]:
+        """Events of logs that need not wait any longer for lines that are missing.
+
+        Raises:
+            StreamError: an event of a job that has ended is missing.
+        """
+        due: list[Event] = []
+        for job_id, job in self._jobs.items():
+            due += self._hand_on(None, job.look(job_id, now))
+        return due
+
+    def begin_anew(self, now: float) -> None:
+        """The broker was away: waiting begins again."""
+        for job in self._jobs.values():
+            job.since = now
+
+    def finish(self) -> list[Event]:
+        """There is no more to come for now: what a log still holds.
+
+        Raises:
+            StreamError: other events wait for one that is missing.
+        """
+        due: list[Event] = []
+        for job_id, job in self._jobs.items():
+            due += self._hand_on(None, job.finish(job_id))
+        return due
+
+    def _hand_on(self, arrived: Event | None, due: list[Event]) -> list[Event]:
+        if self._after:
+            due = self._behind(arrived, due)
+        valid = []
+        for event in due:
+            if event.final:
+                self.ended.add(event.job_id)
+                self._jobs.pop(event.job_id, None)
+            if event.valid:
+                valid.append(event)
+            else:
+                self.dropped += 1
+        return valid
+
+    def _behind(self, arrived: Event | None, due: list[Event]) -> list[Event]:
+        if arrived is not None:
+            if arrived.sequence == self._after:
+                self._found = True
+            elif not self._found and arrived.sequence > self._after:
+                self._after = 0  # none of these events has that sequence
+                return due
+        for at, event in enumerate(due):
+            if event.sequence == self._after:
+                self._after = 0
+                if event.final:
+                    self.ended.add(event.job_id)
+                return due[at + 1 :]
+        for event in due:
+            if event.final:
+                self.ended.add(event.job_id)
+        return []
+
+
+class _Job:
+    """One job's events."""
+
+    __slots__ = ("closing", "held", "log", "sequencer", "since")
+
+    def __init__(self) -> None:
+        self.sequencer: Sequencer[Event] = Sequencer()
+        self.held = 0
+        """Bytes that wait."""
+        self.since = 0.0
+        """When the waiting began."""
+        self.closing = False
+        """Whether the final status is among what waits."""
+        self.log = False
+
+    def push(self, event: Event, now: float) -> list[Event]:
+        if event.envelope.source == CONTROL:
+            # By now its worker is cut off: nothing fills a gap any more.
+            return [*(self.sequencer.rest() if event.final else ()), event]
+        waited = self.sequencer.gap
+        due = self.sequencer.push(event.envelope, event)
+        if not self.sequencer.gap:
+            self.held, self.closing = 0, False
+            return due
+        if due or not waited:
+            self.since = now
+        self.held += len(event.body) - sum(len(one.body) for one in due)
+        self.log = event.kind == "log"
+        self.closing = self.closing or event.final
+        if self.held > HELD_BYTES:
+            raise StreamError(self._missing(event.job_id))
+        return due
+
+    def look(self, job_id: str, now: float) -> list[Event]:
+        if not (self.sequencer.gap and (self.log or self.closing)) or now - self.since < GAP_SECONDS:
+            return []
+        return self.finish(job_id)
+
+    def finish(self, job_id: str) -> list[Event]:
+        if not self.sequencer.gap:
+            return []
+        if not self.log:
+            raise StreamError(self._missing(job_id))
+        log.warning("%s", self._missing(job_id))
+        return self.sequencer.rest()
+
+    def _missing(self, job_id: str) -> str:
+        number, attempt = self.sequencer.last + 1, self.sequencer.attempt
+        what = "a part of the log" if self.log else "an event"
+        return f"{what} of job {job_id} is missing from its stream: number {number} of attempt {attempt}"
+
+
+def filters(kinds: Iterable[str], session_id: str | None, job_id: str | None) -> list[str]:
+    """The subjects of events; None stands for all sessions, or all jobs."""
+    return [subjects.event(session_id or "*", job_id or "*", kind) for kind in kinds]
+
+
+async def follow(
+    source: LinkSource,
+    *,
+    session_id: str | None = None,
+    job_id: str | None = None,
+    after: int = 0,
+    logs: bool = False,
+    end: bool = False,
+    drop: Callable[[int], None] = lambda count: None,
+) -> AsyncGenerator[Event, None]:
+    """A job's events, a session's or all, in the order of publishing, each once, past the one of sequence `after`.
+
+    Of one job it ends behind the final status. `logs` reads the log instead, which has no end. With `end` it ends
+    in any case when all that is stored now was read. `drop` is told of messages that are no valid events.
+
+    Raises:
+        StreamError: an event of a job that has ended is missing, or the stream is closed.
+    """
+    stream, kinds = (subjects.BULK, ["log"]) if logs else (subjects.JOBS, subjects.JOB_KINDS)
+    order = Order(after)
+    now = asyncio.get_running_loop().time
+    async with aclosing(read(source, stream, filters(kinds, session_id, job_id))) as messages:
+        async for item in messages:
+            dropped = order.dropped
+            if isinstance(item, Quiet):
+                if item.fresh:
+                    order.begin_anew(now())
+                due = order.look(now())
+            elif (event := parse(item)) is None:
+                drop(1)
+                due = []
+            else:
+                due = order.push(event, now())
+            for one in due:
+                yield one
+            if order.dropped != dropped:
+                drop(order.dropped - dropped)
+            if job_id is not None and job_id in order.ended:
+                return
+            if end and item.pending == 0:
+                for one in order.finish():
+                    yield one
+                return
