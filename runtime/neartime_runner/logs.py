@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from datetime import datetime, timezone
-from typing import Final
+from typing import Any, Final
 
 from neartime.contract.events import LogRecord, encode_log
 from neartime_runner.events import JobEvents
@@ -78,7 +78,8 @@ class LogBook:
             self._written.clear()
             while self._lines:
                 stored = await self._batch(events)
-                await asyncio.wait({stored, ending}, timeout=STALLED_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+                either: set[asyncio.Future[Any]] = {stored, ending}
+                await asyncio.wait(either, timeout=STALLED_SECONDS, return_when=asyncio.FIRST_COMPLETED)
                 if self._lines:
                     await asyncio.wait({ending}, timeout=GATHER_SECONDS)
 

@@ -7,10 +7,12 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from neartime_server.bus.keys import KeyPair
 
+ANSWER_NANOSECONDS: Final = 10 * 10**9
+"""How long a user may answer what it heard."""
 _HEADER = b'{"typ":"JWT","alg":"ed25519-nkey"}'
 _UNLIMITED = {
     "subs": -1,
@@ -63,10 +65,18 @@ def account(signer: KeyPair, key: KeyPair, name: str, disk_bytes: int, revocatio
 
 
 def credential(
-    account_key: KeyPair, user: KeyPair, name: str, publish: list[str], subscribe: list[str], expires: float | None
+    account_key: KeyPair,
+    user: KeyPair,
+    name: str,
+    publish: list[str],
+    subscribe: list[str],
+    expires: float | None,
+    *,
+    answers: int = 0,
 ) -> str:
-    """A user's credentials file: what it may publish and hear, until when (Unix time; None for ever)."""
-    body = {
+    """A user's credentials file: what it may publish and hear (all, where the list is empty), until when (Unix time;
+    None for ever). `answers` is how many messages it may send to the reply subject of one that it heard."""
+    body: dict[str, Any] = {
         "type": "user",
         "subs": -1,
         "data": -1,
@@ -74,6 +84,8 @@ def credential(
         "pub": {"allow": publish} if publish else {},
         "sub": {"allow": subscribe} if subscribe else {},
     }
+    if answers:
+        body["resp"] = {"max": answers, "ttl": ANSWER_NANOSECONDS}
     token = _token(account_key, user.public, name, body, expires)
     return (
         f"-----BEGIN NATS USER JWT-----\n{token}\n------END NATS USER JWT------\n\n"

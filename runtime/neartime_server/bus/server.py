@@ -18,6 +18,9 @@ from neartime_server.errors import ConfigurationError
 
 START_SECONDS = 15.0
 RESOLVER_INTERVAL = "2m"
+RESERVABLE = 1 << 50
+"""Bytes that the instances' quotas may add up to. They are limits, not a promise that the disk is that large; NATS' own
+default would refuse the tenth instance on a laptop."""
 
 
 def find_binary() -> str:
@@ -70,7 +73,7 @@ class NatsServer:
             f'resolver: {{ type: full, dir: "{self.folder / "jwt"}", allow_delete: true, '
             f'interval: "{RESOLVER_INTERVAL}" }}\n'
             f"resolver_preload: {{ {system.public}: {claims.system_account(self._keys.operator, system)} }}\n"
-            f'jetstream {{ store_dir: "{self.folder / "js"}" }}\n'
+            f'jetstream {{ store_dir: "{self.folder / "js"}", max_file_store: {RESERVABLE} }}\n'
             f"write_deadline: 10s\n"
         )
 
@@ -83,14 +86,7 @@ class NatsServer:
         file = self.folder / "server.conf"
         file.write_text(self.configuration())
         log = self.folder / "nats.log"
-        with log.open("ab") as output:
-            self._process = subprocess.Popen(
-                [find_binary(), "-c", str(file)],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
+        self._process = self._spawn(file, log)
         deadline = time.monotonic() + START_SECONDS
         while True:
             try:
@@ -106,6 +102,14 @@ class NatsServer:
                 await self.stop()
                 raise ConfigurationError(f"nats-server did not start on port {self.port}:\n{tail}")
             await asyncio.sleep(0.02)
+
+    @staticmethod
+    def _spawn(configuration: Path, log: Path) -> subprocess.Popen[bytes]:
+        command = [find_binary(), "-c", str(configuration)]
+        with log.open("ab") as output:
+            return subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+            )
 
     def poll(self) -> int | None:
         """Its exit code once it has ended."""

@@ -57,6 +57,11 @@ class Line:
             raise StreamError("the event stream is closed")
         return await asyncio.shield(self._open_soon())
 
+    @property
+    def connected(self) -> bool:
+        """Whether the server is there now."""
+        return self._current is not None and bool(self._current.client.is_connected)
+
     async def close(self) -> None:
         """Ends it; whoever reads gets a StreamError."""
         self._closed = True

@@ -83,7 +83,8 @@ class Link:
         connecting = asyncio.ensure_future(link._connect(access, name))
         try:
             # nats-py would try again for ever, whatever the server says.
-            await asyncio.wait({connecting, link._fault}, timeout=OPEN_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            ends: set[asyncio.Future[Any]] = {connecting, link._fault}
+            await asyncio.wait(ends, timeout=OPEN_SECONDS, return_when=asyncio.FIRST_COMPLETED)
             if connecting.done():
                 connecting.result()
                 return link

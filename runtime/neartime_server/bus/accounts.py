@@ -1,0 +1,137 @@
+"""What NATS is told of the instances: the claims of their accounts, pushed over the system account.
+
+NATS keeps what it was told, so a server that starts asks before it pushes: it must not make valid again what another
+server has revoked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any, Final
+
+from neartime.contract import subjects
+from neartime.contract.ids import new_id
+from neartime.contract.launch import NatsAccess
+from neartime.errors import NeartimeError
+from neartime.stream import Line, Link
+from neartime.stream.link import AWAY
+from neartime_server.bus import claims
+from neartime_server.bus.keys import KeyPair, Keys
+from neartime_server.errors import BusError
+
+log = logging.getLogger(__name__)
+
+REQUEST_SECONDS: Final = 5.0
+"""How long NATS may take to answer, and to be reached where the connection is away."""
+CREDENTIAL_SECONDS: Final = 86400.0
+"""How long a credential of this server's own lives; a fresh one takes over before its end."""
+_LOOKUP: Final = "$SYS.REQ.ACCOUNT.{}.CLAIMS.LOOKUP"
+_UPDATE: Final = "$SYS.REQ.CLAIMS.UPDATE"
+
+
+class Accounts:
+    """`disk_bytes` is each account's quota."""
+
+    def __init__(self, keys: Keys, url: str, disk_bytes: int) -> None:
+        self._keys, self._url, self._disk_bytes = keys, url, disk_bytes
+        self._revocations: dict[str, dict[str, int]] = {}
+        self._pushing: dict[str, asyncio.Lock] = {}
+        self._line = Line(self._access, name="neartime accounts", opened=self._push_all)
+
+    async def _access(self) -> NatsAccess:
+        return own_access(self._keys.system, self._url)
+
+    async def open(self) -> None:
+        """Connects.
+
+        Raises:
+            BusError: NATS can't be reached, or knows another operator.
+        """
+        try:
+            async with asyncio.timeout(REQUEST_SECONDS):
+                await self._line.link()
+        except (TimeoutError, NeartimeError) as error:
+            raise BusError(f"NATS at {self._url} can't be reached: {error or 'no answer'}") from error
+
+    async def close(self) -> None:
+        await self._line.close()
+
+    @property
+    def connected(self) -> bool:
+        return self._line.connected
+
+    async def ensure(self, instance_id: str) -> None:
+        """The instance's account is there, with this server's quota and whatever is revoked in it.
+
+        Raises:
+            BusError: NATS does not answer, or refuses.
+        """
+        async with self._pushing.setdefault(instance_id, asyncio.Lock()):
+            if instance_id in self._revocations:
+                return
+            key = self._keys.account(instance_id)
+            told = _body((await self._request(_LOOKUP.format(key.public), b"")).decode())
+            void = told.get("revocations") or {}
+            if told.get("limits", {}).get("disk_storage") != self._disk_bytes:
+                await self._push(instance_id, key, void)
+            self._revocations[instance_id] = dict(void)
+
+    async def revoke(self, instance_id: str, void: Mapping[str, int]) -> None:
+        """Makes exactly these credentials of the instance void: users' public keys, and until when they were given.
+
+        Raises:
+            BusError: NATS does not answer, or refuses.
+        """
+        await self.ensure(instance_id)
+        async with self._pushing[instance_id]:
+            if self._revocations[instance_id] != void:
+                await self._push(instance_id, self._keys.account(instance_id), void)
+                self._revocations[instance_id] = dict(void)
+
+    async def _push(self, instance_id: str, key: KeyPair, void: Mapping[str, int]) -> None:
+        token = claims.account(self._keys.operator, key, instance_id, self._disk_bytes, void)
+        answer = json.loads(await self._request(_UPDATE, token.encode()))
+        if error := answer.get("error"):
+            raise BusError(f"NATS refused the account of instance {instance_id}: {error.get('description', error)}")
+
+    async def _push_all(self, link: Link) -> None:
+        """A connection that is new may be to a server that has lost what it was told."""
+        for instance_id, void in self._revocations.items():
+            key = self._keys.account(instance_id)
+            token = claims.account(self._keys.operator, key, instance_id, self._disk_bytes, void)
+            await link.client.request(_UPDATE, token.encode(), timeout=REQUEST_SECONDS)
+
+    async def _request(self, subject: str, body: bytes) -> bytes:
+        try:
+            async with asyncio.timeout(REQUEST_SECONDS):
+                link = await self._line.link()
+                answer = await link.client.request(subject, body, timeout=REQUEST_SECONDS)
+        except (*AWAY, NeartimeError) as error:
+            raise BusError(f"NATS does not answer: {error!r}") from error
+        return bytes(answer.data)
+
+
+def own_access(account: KeyPair, url: str) -> NatsAccess:
+    """A credential of this server itself in an account: all of it, for a while."""
+    name = f"control-{new_id()}"
+    expires = time.time() + CREDENTIAL_SECONDS
+    credential = claims.credential(account, KeyPair.new_user(), name, [], [], expires)
+    return NatsAccess(url=url, credential=credential, inbox=subjects.inbox(name))
+
+
+def _body(token: str) -> dict[str, Any]:
+    """What is in an account's claims; empty where there are none."""
+    parts = token.split(".")
+    if len(parts) != 3:
+        return {}
+    try:
+        content = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
+        body: dict[str, Any] = content["nats"]
+    except (ValueError, KeyError, TypeError):
+        return {}
+    return body

@@ -1,0 +1,229 @@
+"""The bus: what the rest of the server knows of NATS."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from datetime import datetime, timezone
+from typing import Final
+
+from pydantic import BaseModel
+
+from neartime.contract import subjects
+from neartime.contract.events import Envelope
+from neartime.contract.ids import new_id
+from neartime.contract.launch import Answer, Beat, Fetch, NatsAccess
+from neartime.contract.streams import StreamAccess
+from neartime.stream import Event, Quiet, chunks, order, read
+from neartime.stream.event import parse
+from neartime_server.bus import claims
+from neartime_server.bus.accounts import Accounts
+from neartime_server.bus.keys import KeyPair, Keys
+from neartime_server.bus.tenant import OnBeat, OnFetch, Tenant, event_headers
+from neartime_server.errors import BusError
+from neartime_server.settings import Settings
+
+ANSWERS: Final = 1
+"""How many messages a worker may send to who spoke to it: the answer to a command, and no more."""
+
+
+class Bus:
+    """One connection for the accounts, and one within each instance's account. Made by `connect`."""
+
+    def __init__(self, settings: Settings, keys: Keys) -> None:
+        self._settings, self._keys = settings, keys
+        self._url = ""
+        self._accounts: Accounts | None = None
+        self._tenants: dict[str, asyncio.Task[Tenant]] = {}
+        self._on_beat: OnBeat | None = None
+        self._on_fetch: OnFetch | None = None
+        self.dropped = 0
+        """Messages in event streams that were no valid events."""
+
+    async def connect(self, url: str) -> None:
+        """Raises BusError where NATS can't be reached, or does not know this operator."""
+        self._url = url
+        disk_bytes = self._settings.jobs_stream_bytes + self._settings.bulk_stream_bytes
+        self._accounts = Accounts(self._keys, url, disk_bytes)
+        await self._accounts.open()
+
+    async def close(self) -> None:
+        for opening in self._tenants.values():
+            if opening.done() and not opening.cancelled() and opening.exception() is None:
+                await opening.result().close()
+            else:
+                opening.cancel()
+        self._tenants.clear()
+        if self._accounts is not None:
+            await self._accounts.close()
+
+    @property
+    def connected(self) -> bool:
+        """Whether NATS is there."""
+        return self._accounts is not None and self._accounts.connected
+
+    # --- instances
+
+    async def add_instance(self, instance_id: str) -> None:
+        """The instance's account and its streams are there. Costs nothing from the second time on.
+
+        Raises:
+            BusError: NATS does not answer, or refuses.
+        """
+        await self._tenant(instance_id)
+
+    async def revoke(self, instance_id: str, void: Mapping[str, int]) -> None:
+        """Makes exactly these credentials void: users' public keys, and the Unix time until which they were given.
+        Whoever holds one is cut off when this returns.
+
+        Raises:
+            BusError: NATS does not answer, or refuses.
+        """
+        await self._opened().revoke(instance_id, void)
+
+    def worker_credential(
+        self, instance_id: str, worker_id: str, session_id: str, lifetime: float
+    ) -> tuple[NatsAccess, str]:
+        """A worker's way in, for `lifetime` seconds, and the public key by which it can be revoked."""
+        user = KeyPair.new_user()
+        publish, subscribe = subjects.worker_permissions(worker_id, session_id)
+        account = self._keys.account(instance_id)
+        expires = time.time() + lifetime
+        credential = claims.credential(account, user, worker_id, publish, subscribe, expires, answers=ANSWERS)
+        return NatsAccess(url=self._url, credential=credential, inbox=subjects.inbox(worker_id)), user.public
+
+    def reader_access(self, instance_id: str, lifetime: float) -> StreamAccess:
+        """A client's way in, for `lifetime` seconds: it reads the instance's events, and writes none."""
+        name = new_id()
+        publish, subscribe = subjects.reader_permissions(name)
+        expires = time.time() + lifetime
+        account = self._keys.account(instance_id)
+        credential = claims.credential(account, KeyPair.new_user(), f"client-{name}", publish, subscribe, expires)
+        return StreamAccess(
+            url=self._settings.nats_public_url or self._url,
+            credential=credential,
+            inbox=subjects.inbox(name),
+            expires=datetime.fromtimestamp(expires, timezone.utc),
+        )
+
+    # --- events
+
+    async def publish(
+        self, instance_id: str, session_id: str, job_id: str, kind: str, envelope: Envelope, body: bytes
+    ) -> int:
+        """Stores an event; its sequence in the stream.
+
+        Raises:
+            BusError: it was not stored, or not acknowledged.
+        """
+        tenant = await self._tenant(instance_id)
+        subject = subjects.event(session_id, job_id, kind)
+        return await tenant.publish(subject, body, event_headers(envelope, job_id, kind))
+
+    async def events(self, instance_id: str, stream: str, after: int = 0) -> AsyncGenerator[Event, None]:
+        """All events of a stream past sequence `after`, as they are stored, for ever.
+
+        Raises:
+            BusError: NATS does not answer.
+        """
+        tenant = await self._tenant(instance_id)
+        kinds = ["log"] if stream == subjects.BULK else subjects.JOB_KINDS
+        async with aclosing(read(tenant.link, stream, order.filters(kinds, None, None), after)) as messages:
+            async for item in messages:
+                if isinstance(item, Quiet):
+                    continue
+                event = parse(item)
+                if event is not None and event.valid:
+                    yield event
+                else:
+                    self.dropped += 1
+
+    async def job_events(
+        self, instance_id: str, session_id: str, job_id: str, *, logs: bool, after: int = 0, follow: bool = True
+    ) -> AsyncGenerator[Event, None]:
+        """A job's events, or its log's, in the order of publishing, past stream sequence `after`; with `follow` until
+        its final status, else until all that is stored now was read.
+
+        Raises:
+            StreamError: events are missing from the stream.
+            BusError: NATS does not answer.
+        """
+        tenant = await self._tenant(instance_id)
+        events = order.follow(
+            tenant.link,
+            session_id=session_id,
+            job_id=job_id,
+            after=after,
+            logs=logs,
+            end=not follow,
+            drop=self._count_dropped,
+        )
+        async with aclosing(events):
+            async for event in events:
+                yield event
+
+    async def value(self, instance_id: str, event: Event) -> AsyncGenerator[bytes, None]:
+        """An event's value, chunk by chunk.
+
+        Raises:
+            StreamError: chunks are gone from the stream, or what came is not what was published.
+            BusError: NATS does not answer.
+        """
+        tenant = await self._tenant(instance_id)
+        async with aclosing(chunks(tenant.link, event)) as parts:
+            async for part in parts:
+                yield part
+
+    def _count_dropped(self, count: int) -> None:
+        self.dropped += count
+
+    # --- workers
+
+    async def command(self, instance_id: str, worker_id: str, command: BaseModel, body: bytes = b"") -> Answer:
+        """Says it to a worker, and hears its answer.
+
+        Raises:
+            NoAnswer: it did not answer.
+            BusError: NATS does not answer.
+        """
+        return await (await self._tenant(instance_id)).command(worker_id, command, body)
+
+    def on_beat(self, hear: OnBeat) -> None:
+        """`hear` (instance id, beat) is called with each heartbeat that its worker has signed."""
+        self._on_beat = hear
+
+    def on_fetch(self, answer: OnFetch) -> None:
+        """`answer` (instance id, worker id, fetch) gives the chunk that a worker asks for; empty, where it may not."""
+        self._on_fetch = answer
+
+    async def _beat(self, instance_id: str, beat: Beat) -> None:
+        if self._on_beat is not None:
+            await self._on_beat(instance_id, beat)
+
+    async def _fetch(self, instance_id: str, worker_id: str, fetch: Fetch) -> bytes:
+        return await self._on_fetch(instance_id, worker_id, fetch) if self._on_fetch is not None else b""
+
+    # --- connections
+
+    def _opened(self) -> Accounts:
+        if self._accounts is None:
+            raise BusError("the bus is not connected")
+        return self._accounts
+
+    async def _tenant(self, instance_id: str) -> Tenant:
+        opening = self._tenants.get(instance_id)
+        if opening is None or (opening.done() and (opening.cancelled() or opening.exception() is not None)):
+            opening = self._tenants[instance_id] = asyncio.ensure_future(self._open(instance_id))
+        return opening.result() if opening.done() else await asyncio.shield(opening)
+
+    async def _open(self, instance_id: str) -> Tenant:
+        await self._opened().ensure(instance_id)
+        tenant = Tenant(self._settings, self._keys, self._url, instance_id, beat=self._beat, fetch=self._fetch)
+        try:
+            await tenant.open()
+        except BaseException:
+            await tenant.close()
+            raise
+        return tenant
