@@ -32,6 +32,7 @@ CREDENTIAL_SECONDS: Final = 86400.0
 """How long a credential of this server's own lives; a fresh one takes over before its end."""
 _LOOKUP: Final = "$SYS.REQ.ACCOUNT.{}.CLAIMS.LOOKUP"
 _UPDATE: Final = "$SYS.REQ.CLAIMS.UPDATE"
+_DELETE: Final = "$SYS.REQ.CLAIMS.DELETE"
 
 
 class Accounts:
@@ -93,11 +94,25 @@ class Accounts:
                 await self._push(instance_id, self._keys.account(instance_id), void)
                 self._revocations[instance_id] = dict(void)
 
+    async def remove(self, instance_id: str) -> None:
+        """The instance's account goes, and whoever is connected to it is cut off.
+
+        Raises:
+            BusError: NATS does not answer, or refuses.
+        """
+        async with self._pushing.setdefault(instance_id, asyncio.Lock()):
+            self._revocations.pop(instance_id, None)
+            key = self._keys.account(instance_id)
+            self._accepted(await self._request(_DELETE, claims.deletion(self._keys.operator, [key.public]).encode()))
+
     async def _push(self, instance_id: str, key: KeyPair, void: Mapping[str, int]) -> None:
         token = claims.account(self._keys.operator, key, instance_id, self._disk_bytes, void)
-        answer = json.loads(await self._request(_UPDATE, token.encode()))
-        if error := answer.get("error"):
-            raise BusError(f"NATS refused the account of instance {instance_id}: {error.get('description', error)}")
+        self._accepted(await self._request(_UPDATE, token.encode()))
+
+    @staticmethod
+    def _accepted(answer: bytes) -> None:
+        if error := json.loads(answer).get("error"):
+            raise BusError(f"NATS refused what it was told of an account: {error.get('description', error)}")
 
     async def _push_all(self, link: Link) -> None:
         """A connection that is new may be to a server that has lost what it was told."""

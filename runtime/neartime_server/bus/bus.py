@@ -74,6 +74,18 @@ class Bus:
         """
         await self._tenant(instance_id)
 
+    async def remove_instance(self, instance_id: str) -> None:
+        """The instance's streams and its account go, with all that is in them; nobody gets in any more.
+
+        Raises:
+            BusError: NATS does not answer, or refuses.
+        """
+        tenant = await self._tenant(instance_id)
+        await tenant.delete_streams()
+        del self._tenants[instance_id]
+        await tenant.close()
+        await self._opened().remove(instance_id)
+
     async def revoke(self, instance_id: str, void: Mapping[str, int]) -> None:
         """Makes exactly these credentials void: users' public keys, and the Unix time until which they were given.
         Whoever holds one is cut off when this returns.

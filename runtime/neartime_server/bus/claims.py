@@ -64,6 +64,11 @@ def account(signer: KeyPair, key: KeyPair, name: str, disk_bytes: int, revocatio
     return _token(signer, key.public, name, body)
 
 
+def deletion(key: KeyPair, accounts: list[str]) -> str:
+    """The operator's word that these accounts (public keys) are to go."""
+    return _token(key, key.public, "neartime", {"type": "generic", "accounts": accounts})
+
+
 def credential(
     account_key: KeyPair,
     user: KeyPair,

@@ -81,6 +81,16 @@ class Tenant:
         await link.client.subscribe(subjects.beat("*"), cb=self._hear_beat)
         await link.client.subscribe(subjects.fetch("*"), queue="control", cb=self._hear_fetch)
 
+    async def delete_streams(self) -> None:
+        """Raises BusError where NATS does not answer, or refuses."""
+        try:
+            async with asyncio.timeout(REQUEST_SECONDS):
+                link = await self._line.link()
+                for name in subjects.STREAM_SUBJECTS:
+                    await link.api(f"STREAM.DELETE.{name}")
+        except (*AWAY, NeartimeError) as error:
+            raise BusError(f"the streams of instance {self._instance_id} can't be deleted: {error!r}") from error
+
     # --- what is said to the instance
 
     async def publish(self, subject: str, body: bytes, headers: dict[str, str]) -> int:
