@@ -8,6 +8,7 @@ from bus.conftest import World
 
 from neartime.contract import subjects
 from neartime.contract.events import Envelope
+from neartime.contract.ids import new_id
 
 
 async def test_an_instance_that_is_removed_lets_nobody_in(world: World) -> None:
@@ -32,3 +33,18 @@ async def test_events_and_accounts_outlive_a_killed_server(world: World) -> None
         assert (await anext(events)).body == b"2"
     await events.aclose()
     assert world.bus.connected
+
+
+async def test_a_stream_that_is_nearly_full_keeps_what_is_needed_and_no_more(world: World) -> None:
+    worker, _ = await world.worker()
+    stream = worker.jetstream(timeout=3)
+    old, running = new_id(), new_id()
+    for job in (old, old, running, running):
+        assert not await world.bus.nearly_full(world.instance)
+        for _ in range(3):
+            await stream.publish(subjects.blob(world.session, job, "1"), bytes(500 << 10))
+    assert await world.bus.nearly_full(world.instance)
+    assert await world.bus.make_room(world.instance, [(world.session, running), (world.session, new_id())]) == 6
+    assert not await world.bus.nearly_full(world.instance)
+    assert await world.bus.make_room(world.instance, [(world.session, running)]) == 0
+    assert await world.bus.make_room(world.instance, []) == 6

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Collection, Mapping
 from contextlib import aclosing
 from datetime import datetime, timezone
 from typing import Final
@@ -187,6 +187,23 @@ class Bus:
         async with aclosing(chunks(tenant.link, event)) as parts:
             async for part in parts:
                 yield part
+
+    async def nearly_full(self, instance_id: str) -> bool:
+        """Whether the instance's logs and large values had better make room for new ones.
+
+        Raises:
+            BusError: NATS does not answer.
+        """
+        return await (await self._tenant(instance_id)).nearly_full()
+
+    async def make_room(self, instance_id: str, needed: Collection[tuple[str, str]]) -> int:
+        """Lets go of logs and large values that are older than the first ones of the jobs (session id, job id) that
+        need theirs still. How many messages went.
+
+        Raises:
+            BusError: NATS does not answer, or refuses.
+        """
+        return await (await self._tenant(instance_id)).make_room(needed)
 
     def _count_dropped(self, count: int) -> None:
         self.dropped += count

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Final, TypeVar
 
 from nats.aio.msg import Msg
@@ -30,6 +30,8 @@ COMMAND_SECONDS: Final = 3.0
 """How long a worker may take to answer a command."""
 REMEMBERED: Final = 4096
 """Workers whose newest counter is kept in mind."""
+NEARLY_FULL: Final = 0.7
+"""Of `BULK`'s bytes: from there on, what is in the store too has to go."""
 _NAME_IN_USE: Final = 10058
 """JetStream's code for a stream that is there, and is configured otherwise."""
 
@@ -83,13 +85,8 @@ class Tenant:
 
     async def delete_streams(self) -> None:
         """Raises BusError where NATS does not answer, or refuses."""
-        try:
-            async with asyncio.timeout(REQUEST_SECONDS):
-                link = await self._line.link()
-                for name in subjects.STREAM_SUBJECTS:
-                    await link.api(f"STREAM.DELETE.{name}")
-        except (*AWAY, NeartimeError) as error:
-            raise BusError(f"the streams of instance {self._instance_id} can't be deleted: {error!r}") from error
+        for name in subjects.STREAM_SUBJECTS:
+            await self._api(f"STREAM.DELETE.{name}")
 
     # --- what is said to the instance
 
@@ -130,6 +127,37 @@ class Tenant:
             return Answer.model_validate_json(valid[0])
         except ValidationError as error:
             raise NoAnswer(f"worker {worker_id} gave an answer that is none: {error}") from error
+
+    async def nearly_full(self) -> bool:
+        """Whether old logs and large values had better go."""
+        state = (await self._api(f"STREAM.INFO.{subjects.BULK}"))["state"]
+        return int(state["bytes"]) > NEARLY_FULL * self._settings.bulk_stream_bytes
+
+    async def make_room(self, needed: Collection[tuple[str, str]]) -> int:
+        """Lets go of all logs and large values before the first ones of the jobs (session id, job id) that need theirs
+        still. How many messages went."""
+        keep = int((await self._api(f"STREAM.INFO.{subjects.BULK}"))["state"]["last_seq"]) + 1
+        for session_id, job_id in needed:
+            keep = min(keep, await self._first(f"job.{session_id}.{job_id}.>") or keep)
+        return int((await self._api(f"STREAM.PURGE.{subjects.BULK}", {"seq": keep}))["purged"])
+
+    async def _first(self, subject: str) -> int | None:
+        """Sequence of the first message on subjects that match, in `BULK`."""
+        try:
+            found = await self._api(f"STREAM.MSG.GET.{subjects.BULK}", {"seq": 1, "next_by_subj": subject})
+        except BusError as error:
+            if isinstance(error.__cause__, Refusal) and error.__cause__.status == 404:
+                return None
+            raise
+        return int(found["message"]["seq"])
+
+    async def _api(self, call: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Raises BusError where NATS does not answer, or refuses."""
+        try:
+            async with asyncio.timeout(REQUEST_SECONDS):
+                return await (await self._line.link()).api(call, body)
+        except (*AWAY, NeartimeError) as error:
+            raise BusError(f"{call} of instance {self._instance_id} failed: {error!r}") from error
 
     # --- what the instance's workers say
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, Final
 
 from sqlalchemy import Connection
@@ -17,13 +18,15 @@ from neartime_server.control.projector import Change, Projector
 from neartime_server.control.reconciler import Reconciler
 from neartime_server.control.workers import Workers
 from neartime_server.settings import Settings
-from neartime_server.store import Store, blobs, idempotency, instances, workers
+from neartime_server.store import Store, blobs, idempotency, instances, jobs, workers
 from neartime_server.store.instances import Instance
 
 log = logging.getLogger(__name__)
 
 LOOK_FOR_INSTANCES: Final = 1.0
 """Seconds between two looks for instances that were made elsewhere."""
+ROOM: Final = 2.0
+"""Seconds between two looks at how full the streams are."""
 TIDY: Final = 600.0
 """Seconds between two sweeps of what nothing refers to."""
 
@@ -53,6 +56,7 @@ class Reign:
             self._spawn(failed, self.reconciler.run())
             self._spawn(failed, self._keep_instances(failed))
             self._spawn(failed, self._repeat("archiving", AFTER, self._archive_due))
+            self._spawn(failed, self._repeat("making room", ROOM, self._make_room))
             self._spawn(failed, self._repeat("tidying", TIDY, self._tidy))
             await failed
         finally:
@@ -116,6 +120,15 @@ class Reign:
     async def _archive_due(self) -> None:
         while await self._archive.write_due():
             pass
+
+    async def _make_room(self) -> None:
+        """What is in the store leaves the streams before they are full, so that no job is refused for old ones."""
+        for instance_id in list(self.projectors):
+            if not await self._bus.nearly_full(instance_id):
+                continue
+            needed = await self._store.read(partial(jobs.in_streams, instance_id=instance_id))
+            if purged := await self._bus.make_room(instance_id, needed):
+                log.info("instance %s: %d old messages of logs and large values let go", instance_id, purged)
 
     async def _tidy(self) -> None:
         def work(connection: Connection) -> None:

@@ -242,3 +242,12 @@ def unarchived(connection: Connection, before: datetime, limit: int) -> list[Row
             .limit(limit)
         )
     )
+
+
+def in_streams(connection: Connection, instance_id: str) -> list[tuple[str, str]]:
+    """(session id, job id) of the instance's jobs that have begun, and whose interim results and logs are not all in
+    the store yet."""
+    missing = or_(jobs.c.interim_archive.is_(None), jobs.c.log_archive.is_(None))
+    begun = or_(jobs.c.worker_id.is_not(None), jobs.c.attempt > 1)
+    query = select(jobs.c.session_id, jobs.c.id).where(jobs.c.instance_id == instance_id, missing, begun)
+    return [(row.session_id, row.id) for row in connection.execute(query)]
