@@ -1,0 +1,217 @@
+"""Environments of programs: a venv for each set of resolved requirements, made once and kept by its content."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import os
+import re
+import secrets
+import shutil
+import sys
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from packaging.specifiers import SpecifierSet
+
+from neartime.contract.programs import Manifest
+from neartime_server.builder import needs, uv
+from neartime_server.builder.uv import Interpreter
+from neartime_server.errors import BuildFailed
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+RESOLVED_SECONDS: Final = 60.0
+"""How long it stands what requirements lead to, before the index is asked again."""
+_PYTHON_OF_LOCK: Final = re.compile(r"^# Python (\d+\.\d+)$", re.MULTILINE)
+_DRAFT: Final = ".draft-"
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What a program runs in. It never changes."""
+
+    digest: str | None
+    """`sha256:…` of Python's minor version and the lock; None for the server's own."""
+    lock: str | None
+    """Every package with its version and hashes, as `uv pip compile` writes it."""
+    python: Path
+    """Its interpreter."""
+
+
+class Environments:
+    """Those of a home, in `environments/<digest>`."""
+
+    def __init__(self, home: Path) -> None:
+        self._folder = home / "environments"
+        self._logs = home / "logs"
+        self._own = Environment(None, None, Path(sys.executable))
+        self._version = ".".join(map(str, sys.version_info[:3]))
+        self._made: dict[str, Environment] = {}
+        self._resolved: dict[str, tuple[str, float]] = {}
+        self._pythons: list[Interpreter] | None = None
+        self._under_way: dict[str, asyncio.Task[Any]] = {}
+
+    async def ensure(self, manifest: Manifest, lock: str | None = None) -> Environment:
+        """The environment of a program version; it is made where it is not there yet.
+
+        `lock` is what its requirements were resolved to when it was uploaded: then they are not resolved again.
+
+        Raises:
+            BuildFailed: it can't be made; with the tool's own last lines.
+            Refused: 422, it asks for what no environment can have here.
+        """
+        requirements, pythons = needs.wanted(manifest), needs.pythons(manifest)
+        if not requirements and pythons.contains(self._version, prereleases=True):
+            return self._own
+        if lock is not None and (made := self._made.get(_digest(lock))) is not None:
+            return made
+        interpreter = await self._interpreter(manifest, pythons, lock)
+        if lock is None or not needs.serves(lock, interpreter.minor):
+            lock = await self._resolve(interpreter, requirements)
+        needs.check_lock(lock)
+        digest = _digest(lock)
+        if (made := self._made.get(digest)) is None:
+            made = await self._once(digest, lambda: self._make(digest, interpreter, lock))
+            self._made[digest] = made
+        return made
+
+    # --- which Python
+
+    async def _interpreter(self, manifest: Manifest, pythons: SpecifierSet, lock: str | None) -> Interpreter:
+        if self._pythons is None:
+            self._pythons = await self._once("pythons", uv.interpreters)
+        fitting = [
+            one
+            for one in self._pythons
+            if pythons.contains(one.version, prereleases=True) and one.version >= needs.PYTHON_FLOOR
+        ]
+        if not fitting:
+            there_are = dict.fromkeys(str(one.version) for one in self._pythons)
+            self._pythons = None  # one may have been installed by the next time
+            raise needs.no_python(manifest, list(there_are))
+        resolved_for = _PYTHON_OF_LOCK.search(lock or "")
+        if resolved_for:
+            same = [one for one in fitting if one.minor == resolved_for[1]]
+            fitting = same or fitting
+        return fitting[0]
+
+    # --- which packages
+
+    async def _resolve(self, interpreter: Interpreter, requirements: list[str]) -> str:
+        own = needs.own(interpreter.minor)
+        key = hashlib.sha256("\n".join([interpreter.minor, *requirements, "", *own]).encode()).hexdigest()
+        lock, at = self._resolved.get(key, ("", 0.0))
+        if lock and time.monotonic() - at < RESOLVED_SECONDS:
+            return lock
+        resolved = await self._once(f"resolve {key}", lambda: self._ask(key, interpreter, requirements, own))
+        self._resolved[key] = (resolved, time.monotonic())
+        return resolved
+
+    async def _ask(self, key: str, interpreter: Interpreter, requirements: list[str], own: list[str]) -> str:
+        known = self._folder / "resolved" / key
+        try:
+            lock = await uv.resolve(interpreter, [*requirements, *own], self._log(f"resolve-{key[:12]}"))
+        except BuildFailed as error:
+            if not known.is_file():
+                raise
+            log.warning("%s; what they led to before is taken: %s", error, error.log)
+            return known.read_text()
+        known.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        draft = known.with_name(f"{_DRAFT}{secrets.token_hex(4)}")
+        draft.write_text(lock)
+        draft.replace(known)
+        return lock
+
+    # --- making one
+
+    async def _make(self, digest: str, interpreter: Interpreter, lock: str) -> Environment:
+        folder = self._folder / digest.removeprefix("sha256:")
+        environment = Environment(digest, lock, folder / "bin" / "python")
+        if not environment.python.exists():  # nor where the Python that it was made of is gone
+            await self._build(folder, digest, interpreter, lock)
+        await asyncio.to_thread(needs.link, _site(folder))
+        return environment
+
+    async def _build(self, folder: Path, digest: str, interpreter: Interpreter, lock: str) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        await asyncio.to_thread(self._clear_drafts)
+        draft = self._folder / f"{_DRAFT}{os.getpid()}-{secrets.token_hex(4)}"
+        build_log = self._log(f"build-{folder.name[:12]}")
+        began = time.monotonic()
+        try:
+            python = await uv.make(interpreter, lock, draft, build_log)
+            site = _site(draft)
+            await asyncio.to_thread(needs.link, site)
+            compiling = ["-m", "compileall", "-q", *(str(site / name) for name in needs.PACKAGES)]
+            try:  # the server's own folder may be another user's
+                await uv.run_python(python, compiling, build_log, "the runner can't be byte-compiled")
+            except BuildFailed as error:
+                log.info("%s: %s", error, error.log)
+            check = ["-c", "import neartime_runner, neartime.contract.launch"]
+            await uv.run_python(python, check, build_log, "the runner can't be imported in the program's environment")
+            await asyncio.to_thread(_move, draft, folder)
+        finally:
+            await asyncio.to_thread(shutil.rmtree, draft, ignore_errors=True)
+        log.info("environment %s was made in %.1f s", digest, time.monotonic() - began)
+
+    def _log(self, name: str) -> Path:
+        folder = self._logs / "builds"
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return folder / f"{name}.log"
+
+    def _clear_drafts(self) -> None:
+        """Drafts of servers that were killed while they built."""
+        for draft in self._folder.glob(f"{_DRAFT}*"):
+            pid = draft.name.removeprefix(_DRAFT).partition("-")[0]
+            if pid.isdigit() and not _alive(int(pid)):
+                shutil.rmtree(draft, ignore_errors=True)
+
+    async def _once(self, key: str, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Do it once for all who want it now. Whoever gives up leaves it to the others."""
+        task = self._under_way.get(key)
+        if task is None:
+            task = self._under_way[key] = asyncio.create_task(work())
+            task.add_done_callback(lambda done: self._ended(key, done))
+        found: T = await asyncio.shield(task)
+        return found
+
+    def _ended(self, key: str, task: asyncio.Task[Any]) -> None:
+        self._under_way.pop(key, None)
+        if not task.cancelled():
+            task.exception()  # whoever asked may have given up: then it is nobody's, and in the log
+
+
+def _digest(lock: str) -> str:
+    """The lock begins with Python's minor version."""
+    return f"sha256:{hashlib.sha256(lock.encode()).hexdigest()}"
+
+
+def _site(folder: Path) -> Path:
+    """The environment's site-packages."""
+    return next(folder.glob("lib/python3.*/site-packages"))
+
+
+def _move(draft: Path, folder: Path) -> None:
+    if folder.exists() and not (folder / "bin" / "python").exists():
+        shutil.rmtree(folder)
+    try:
+        draft.rename(folder)
+    except OSError:
+        if not folder.is_dir():  # another server was first, and made the same
+            raise
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
