@@ -134,6 +134,14 @@ class Bus:
         subject = subjects.event(session_id, job_id, kind)
         return await tenant.publish(subject, body, event_headers(envelope, job_id, kind))
 
+    async def last_sequence(self, instance_id: str, stream: str) -> int:
+        """Of the newest event that is stored.
+
+        Raises:
+            BusError: NATS does not answer.
+        """
+        return await (await self._tenant(instance_id)).last_sequence(stream)
+
     async def events(self, instance_id: str, stream: str, after: int = 0) -> AsyncGenerator[Event, None]:
         """All events of a stream past sequence `after`, as they are stored, for ever.
 

@@ -128,6 +128,10 @@ class Tenant:
         except ValidationError as error:
             raise NoAnswer(f"worker {worker_id} gave an answer that is none: {error}") from error
 
+    async def last_sequence(self, stream: str) -> int:
+        """Of the newest message in a stream."""
+        return int((await self._api(f"STREAM.INFO.{stream}"))["state"]["last_seq"])
+
     async def nearly_full(self) -> bool:
         """Whether old logs and large values had better go."""
         state = (await self._api(f"STREAM.INFO.{subjects.BULK}"))["state"]
@@ -136,7 +140,7 @@ class Tenant:
     async def make_room(self, needed: Collection[tuple[str, str]]) -> int:
         """Lets go of all logs and large values before the first ones of the jobs (session id, job id) that need theirs
         still. How many messages went."""
-        keep = int((await self._api(f"STREAM.INFO.{subjects.BULK}"))["state"]["last_seq"]) + 1
+        keep = await self.last_sequence(subjects.BULK) + 1
         for session_id, job_id in needed:
             keep = min(keep, await self._first(f"job.{session_id}.{job_id}.>") or keep)
         return int((await self._api(f"STREAM.PURGE.{subjects.BULK}", {"seq": keep}))["purged"])

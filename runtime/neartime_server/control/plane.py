@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import aclosing
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import Connection, Row
@@ -42,6 +43,8 @@ T = TypeVar("T")
 
 LONE_JOB_MARGIN: Final = 600
 """Seconds that a lone job's session outlives its attempts' time limits."""
+LAST_WORDS: Final = 30.0
+"""Seconds that what a lost worker has said may take to be in the store; after that it is looked at again."""
 POSITION_LOOK: Final = 0.05
 """Seconds between two looks at how far another server has folded the events."""
 
@@ -426,7 +429,8 @@ class Control:
             self._settings, self._store, self._bus, self._executor, self._environments, self._backends, self._keys,
             self._leadership.guard, self.wake,
         )  # fmt: skip
-        reconciler = Reconciler(self._store, self._bus, self._backends, workers, self._leadership.guard)
+        projected = partial(self.projected, timeout=LAST_WORDS)
+        reconciler = Reconciler(self._store, self._bus, self._backends, workers, self._leadership.guard, projected)
         self._acting = Reign(self._settings, self._store, self._bus, workers, reconciler, self._leadership.guard)
         try:
             await self._acting.run()

@@ -144,7 +144,7 @@ class Projector:
         after, pause = self.sequence, PAUSES[0]
         while True:
             try:
-                async with aclosing(self._bus.events(self._instance, JOBS, after)) as events:  # type: ignore[type-var]
+                async with aclosing(self._bus.events(self._instance, JOBS, after)) as events:
                     async for event in events:
                         self._listen(event)
                         await self._queue.put(event)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -17,6 +17,7 @@ from sqlalchemy import Connection, Row
 
 from neartime.contract.jobs import JobStatus, ReasonCode
 from neartime.contract.sessions import SessionMode, SessionState
+from neartime.contract.subjects import JOBS
 from neartime_server.backends import Backends
 from neartime_server.bus import Bus
 from neartime_server.control import closing, lifecycle, schedule
@@ -49,11 +50,20 @@ class _View:
 
 
 class Reconciler:
+    """`guard` raises in a transaction where another server has taken over; `projected` (instance id, sequence) returns
+    when the store reflects the instance's JOBS stream up to there."""
+
     def __init__(
-        self, store: Store, bus: Bus, backends: Backends, fleet: Workers, guard: Callable[[Connection], None]
+        self,
+        store: Store,
+        bus: Bus,
+        backends: Backends,
+        fleet: Workers,
+        guard: Callable[[Connection], None],
+        projected: Callable[[str, int], Awaitable[None]],
     ) -> None:
         self._store, self._bus, self._backends = store, bus, backends
-        self._workers, self._guard = fleet, guard
+        self._workers, self._guard, self._projected = fleet, guard, projected
         self._awake = asyncio.Event()
         self._settling: dict[str, asyncio.Task[None]] = {}
         self._said: dict[str, float] = {}
@@ -178,8 +188,10 @@ class Reconciler:
         task.add_done_callback(done)
 
     async def _settled(self, job_id: str, worker: Row[Any]) -> None:
-        """A job that has not ended, of a worker that is gone: cut off for certain first, and then the word is ours."""
+        """A job that has not ended, of a worker that is gone: it is cut off for certain first, and heard to its end; then
+        the word is ours."""
         await self._workers.revoke(worker.instance_id)
+        await self._projected(worker.instance_id, await self._bus.last_sequence(worker.instance_id, JOBS))
         row = (await self._store.read(lambda connection: jobs.by_id(connection, [job_id]))).get(job_id)
         if row is None or JobStatus(row.status).final or row.worker_id != worker.id:
             return
