@@ -151,7 +151,9 @@ def _properties(spec: BackendSpec, backend: Any, target: Any) -> dict[str, Any] 
             if qubits is None or known is None or (known.error is None and known.duration is None):
                 continue
             values = (("gate_error", known.error, ""), ("gate_length", known.duration, "s"))
-            parameters = [{"name": key, "value": value, "unit": unit} for key, value, unit in values if value is not None]
+            parameters = [
+                {"name": key, "value": value, "unit": unit} for key, value, unit in values if value is not None
+            ]
             gates.append({"gate": name, "name": f"{name}{'_'.join(map(str, qubits))}", "qubits": list(qubits)}
                          | {"parameters": parameters})  # fmt: skip
     if not gates:

@@ -17,7 +17,9 @@ from neartime_runner.outbox import Outbox, Refused
 class JobEvents:
     """`interims` is the number of interim results that earlier attempts have accounted for."""
 
-    def __init__(self, outbox: Outbox, worker_id: str, session_id: str, job_id: str, attempt: int, interims: int) -> None:
+    def __init__(
+        self, outbox: Outbox, worker_id: str, session_id: str, job_id: str, attempt: int, interims: int
+    ) -> None:
         self._outbox, self._worker_id = outbox, worker_id
         self._session_id, self._job_id, self._attempt = session_id, job_id, attempt
         self._sequences: Counter[str] = Counter()

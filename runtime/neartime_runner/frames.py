@@ -1,30 +1,42 @@
-"""What supervisor and child say to each other over their socket: a kind, a length, and a body.
+"""What supervisor and child say to each other over two pipes: a kind, a length, and a body.
 
-    supervisor ▶ child    START {json}, INPUT bytes …, STATE bytes …, GO
-    child ▶ supervisor    READY, then for each job: LOG {json} …, values …, DONE {json}
+    supervisor ▶ child    SETUP {json}, then for each job: START {json}, INPUT bytes …, STATE bytes …, GO
+    child ▶ supervisor    for each job: LOG {json} …, values …, DONE {json}
 
-A value is one frame INTERIM, CHECKPOINT or RESULT with the encoded value as its body; a large one comes as CHUNK frames
-first, and then that frame with an empty body. DISCARD takes back the chunks that were sent: their value broke off.
+STOP {json} may follow a START, and a signal follows it, since the child does not read while main() runs; in place of a
+GO it ends the job before it has begun. LOG may come between jobs too.
+
+A value is one frame INTERIM, CHECKPOINT or RESULT with the encoded value as its body; a large one comes as CHUNK
+frames first, and then that frame with an empty body. DISCARD takes back the chunks that were sent: their value broke
+off.
 """
 
 from __future__ import annotations
 
+import signal
 import struct
 from enum import IntEnum
+from typing import Any
 
 from pydantic import BaseModel
 
+from neartime.contract.backends import BackendSpec
 from neartime.contract.jobs import LogLevel, ReasonCode
 
 HEADER = struct.Struct("!BI")
 
 
+STOP_SIGNAL = signal.SIGUSR1
+"""Says to the child that a STOP is to be read."""
+
+
 class Frame(IntEnum):
-    START = 1
-    INPUT = 2
-    STATE = 3
-    GO = 4
-    READY = 16
+    SETUP = 1
+    START = 2
+    INPUT = 3
+    STATE = 4
+    GO = 5
+    STOP = 6
     LOG = 17
     CHUNK = 18
     DISCARD = 19
@@ -38,6 +50,18 @@ def pack(kind: Frame, body: bytes = b"") -> bytes:
     return HEADER.pack(kind, len(body)) + body
 
 
+class Setup(BaseModel):
+    """The body of SETUP: what a child needs to know of its worker's launch."""
+
+    manifest: dict[str, Any]
+    path: str
+    backend: BackendSpec
+    memory: int | None
+    """Bytes of address space that it may have."""
+    supervisor: int
+    """The supervisor's pid."""
+
+
 class Begin(BaseModel):
     """The body of START."""
 
@@ -48,6 +72,13 @@ class Begin(BaseModel):
     """Whether a checkpoint's state follows the inputs."""
     mark: str
     """What the child writes to stdout and stderr after the job's last output, so that its reader knows the end."""
+
+
+class Stop(BaseModel):
+    """The body of STOP: why the job is to end."""
+
+    code: ReasonCode
+    reason: str
 
 
 class Logged(BaseModel):
@@ -67,8 +98,6 @@ class Done(BaseModel):
     reason: str | None = None
     seconds: float = 0.0
     quantum_seconds: float = 0.0
-    marked: list[str] = []
-    """Which of stdout and stderr carry the mark; a program may have closed or redirected them."""
 
 
 def mark_bytes(mark: str) -> bytes:

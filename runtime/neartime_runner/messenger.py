@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -25,10 +24,10 @@ class InvalidResult(FaultyInput):
 
 
 class Wire:
-    """The child's end of the socket. A frame is written whole, whichever thread writes and whatever signal comes."""
+    """The child's way to its supervisor. A frame is whole, whichever thread writes it and whatever signal comes."""
 
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
+    def __init__(self, pipe: int) -> None:
+        self._pipe = pipe
         self._frame = threading.Lock()
         self._value = threading.RLock()
         self._main = threading.main_thread().ident
@@ -39,20 +38,24 @@ class Wire:
         self._enter()
         try:
             with self._frame:
-                self._connection.sendall(pack(kind, body))
+                self._write(pack(kind, body))
         finally:
             self._leave()
 
-    def send_value(self, kind: Frame, chunks: Iterator[bytes]) -> None:
-        """An encoded value, chunk by chunk; a small one in one frame. Values of several threads do not mix."""
+    def send_value(self, kind: Frame, chunks: Iterator[bytes], check: Callable[[], None] = lambda: None) -> None:
+        """An encoded value, chunk by chunk; a small one in one frame. Values of several threads do not mix.
+
+        `check` raises where the value's job has ended while another one was sent.
+        """
         self._enter()
         try:
             with self._value:
+                check()
                 first = next(chunks)
                 second = next(chunks, None)
                 if second is None and len(first) <= INLINE_LIMIT:
                     with self._frame:
-                        self._connection.sendall(pack(kind, first))
+                        self._write(pack(kind, first))
                     return
                 try:
                     self.send(Frame.CHUNK, first)
@@ -65,6 +68,18 @@ class Wire:
                 self.send(kind)
         finally:
             self._leave()
+
+    def settle(self) -> None:
+        """Returns when no thread is in the middle of a value."""
+        with self._value:
+            return
+
+    def _write(self, data: bytes) -> None:
+        written = os.write(self._pipe, data)
+        if written < len(data):
+            rest = memoryview(data)[written:]
+            while rest:
+                rest = rest[os.write(self._pipe, rest) :]
 
     def interrupt(self, error: BaseException) -> None:
         """Raises `error` in the main thread: here, or when the frame that it is writing is complete.
@@ -117,11 +132,11 @@ class UserMessenger:
             EncodeError: something in the value has no wire form; the message gives its path and its type.
             InvalidResult: it is not what the program's schema of interim results declares.
         """
-        self._check_open("publish")
+        self._check_open()
         what = "result" if final else "interim"
         chunks = self._encoded(message, what, encoder)
         if not final:
-            self._wire.send_value(Frame.INTERIM, chunks)
+            self._wire.send_value(Frame.INTERIM, chunks, self._check_open)
             return
         held = tempfile.SpooledTemporaryFile(max_size=CHUNK_SIZE)  # noqa: SIM115  # until main() returns
         held.writelines(chunks)
@@ -135,9 +150,9 @@ class UserMessenger:
         Raises:
             EncodeError: something in it has no wire form.
         """
-        self._check_open("checkpoint")
+        self._check_open()
         chunks = encode_chunks(state, qpy_version=self._qpy_version, root="checkpoint")
-        self._wire.send_value(Frame.CHECKPOINT, chunks)
+        self._wire.send_value(Frame.CHECKPOINT, chunks, self._check_open)
 
     def restore(self) -> Any:
         """The state that an earlier attempt of this job saved last, or None."""
@@ -158,7 +173,9 @@ class UserMessenger:
             self._wire.send_value(Frame.RESULT, self._encoded(value, "result", None))
 
     def close(self) -> None:
+        """From now on it sends nothing; returns when no thread is in the middle of a value."""
         self._open = False
+        self._wire.settle()
         if self._final is not None:
             self._final.close()
 
@@ -172,11 +189,11 @@ class UserMessenger:
         schema = getattr(self._schemas, what)
         return chunks if schema is None else _checked(chunks, schema, what)
 
-    def _check_open(self, verb: str) -> None:
+    def _check_open(self) -> None:
         if os.getpid() != self._process:
-            raise RuntimeError(f"{verb}() works in the process that runs main() alone; hand the value back to it")
+            raise RuntimeError("user_messenger works in the process that runs main() alone; hand the value back to it")
         if not self._open:
-            raise RuntimeError(f"{verb}() after the end of its job; join the program's threads before main() returns")
+            raise RuntimeError("its job has ended; join the program's threads before main() returns")
 
 
 def _checked(chunks: Iterator[bytes], schema: dict[str, Any], what: str) -> Iterator[bytes]:
@@ -190,5 +207,3 @@ def _checked(chunks: Iterator[bytes], schema: dict[str, Any], what: str) -> Iter
     if second is not None:
         yield second
         yield from chunks
-
-

@@ -12,6 +12,7 @@ import gc
 import importlib
 import importlib.metadata
 import importlib.util
+from contextlib import suppress
 
 OWN = (
     "neartime.codec",
@@ -43,23 +44,29 @@ SCIENCE = (
 )
 """Loaded where they are installed, each with what a program most often imports of it."""
 STATED = ("qiskit", "qiskit-aer", "numpy", "cloudpickle")
+_loaded = False
 
 
 def preload() -> None:
     """Import all of it, find the transpiler's plugins, and keep the garbage collector off what was made.
 
+    The second call in a process, or in one that was forked from it, does nothing.
+
     Raises:
         ImportError: a package of the runner itself is missing or broken.
     """
+    global _loaded
+    if _loaded:
+        return
+    _loaded = True
     for name in OWN:
-        importlib.import_module(name)
+        with suppress(ModuleNotFoundError):  # TEMPORARY until neartime.schema and neartime.types are written
+            importlib.import_module(name)
     for name in SCIENCE:
         if importlib.util.find_spec(name.partition(".")[0]) is None:
             continue
-        try:
+        with suppress(ModuleNotFoundError):  # of an optional part, or of a release that has no such module
             importlib.import_module(name)
-        except ModuleNotFoundError:  # of an optional part, or of a release that has no such module
-            continue
     _find_plugins()
     gc.collect()
     gc.freeze()  # a collection in a child would write to every page that it shares with the zygote
@@ -84,8 +91,6 @@ def versions() -> dict[str, str]:
     """Versions of the packages that decide what a program can rely on, where they are installed."""
     found = {}
     for name in STATED:
-        try:
+        with suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return found

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import random
 import resource
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Container
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, NoReturn
 
 _PR_SET_PDEATHSIG: Final = 1
+_PR_SET_DUMPABLE: Final = 4
+_PR_SET_CHILD_SUBREAPER: Final = 36
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -52,10 +56,8 @@ def leave(code: int) -> NoReturn:
 def flush() -> None:
     """Writes out what Python and the C library hold back of stdout and stderr."""
     for stream in (sys.stdout, sys.stderr):
-        try:
+        with suppress(OSError, ValueError, AttributeError):  # closed, or replaced by something that can't be flushed
             stream.flush()
-        except (OSError, ValueError, AttributeError):  # closed, or replaced by something that can't be flushed
-            continue
     _LIBC.fflush(None)
 
 
@@ -91,17 +93,69 @@ def take_output(stdout: int, stderr: int) -> None:
     sys.stderr = open(2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
 
 
+def widen(pipe: int, size: int) -> None:
+    """Lets a pipe hold so many bytes, where the system allows it."""
+    if hasattr(fcntl, "F_SETPIPE_SZ"):
+        try:
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, size)
+        except OSError:  # this user's pipes hold all that they may together
+            return
+
+
+def adopt_orphans() -> None:
+    """Processes that were started below this one become its children when their parents end, not init's."""
+    if sys.platform == "linux":
+        _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def keep_private() -> None:
+    """Other processes of this user, the program's above all, can't read this one's memory."""
+    if sys.platform == "linux":
+        _LIBC.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def wait_for(pid: int) -> int:
+    """Waits until a child of this process ends, and leaves it a zombie; reaps others meanwhile.
+
+    Returns its exit code, negative for the signal that killed it.
+    """
+    while True:
+        ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
+        assert ended is not None  # it is, with WNOHANG alone
+        if ended.si_pid == pid:
+            return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+        os.waitpid(ended.si_pid, 0)
+
+
+def kill_children(spare: Container[int] = ()) -> None:
+    """Ends and reaps all children of this process, and those that become its children by that, but not `spare`."""
+    while left := [pid for pid in _children() if pid not in spare]:
+        for pid in left:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            with suppress(ChildProcessError):
+                os.waitpid(pid, 0)
+
+
+def _children() -> list[int]:
+    """Source: proc(5), `/proc/<pid>/stat`; the name in it may hold anything, so it is read from its end."""
+    own, found = str(os.getpid()).encode(), []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if (entry / "stat").read_bytes().rpartition(b")")[2].split()[1] == own:
+                found.append(int(entry.name))
+    return found
+
+
 def limit_memory(limit: int) -> None:
     """Bytes of address space that this process may have."""
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
-def kill_group(leader: int, number: signal.Signals) -> None:
+def kill_group(leader: int, number: int) -> None:
     """Sends a signal to a process and to those that it started, as far as they stayed in its group."""
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(leader, number)
-    except ProcessLookupError:
-        pass
 
 
 def signal_name(number: int) -> str:

@@ -50,3 +50,8 @@ def _trim(shown: traceback.TracebackException, folder: str, seen: set[int]) -> N
     for other in (shown.__cause__, shown.__context__, *(getattr(shown, "exceptions", None) or ())):
         if other is not None:
             _trim(other, folder, seen)
+
+
+def printable(text: str) -> str:
+    """The text without what UTF-8 can't carry."""
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,67 @@
+"""`python -m neartime_runner`: what is started inside a program's environment.
+
+zygote      forks workers for the embedded runtime
+worker      one worker, for a container
+backends    describes backends to a server that does not import Qiskit
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from neartime.errors import NeartimeError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    given = _parser().parse_args(arguments)
+    try:
+        if given.command == "zygote":
+            from neartime_runner import zygote
+
+            zygote.serve(given.socket)
+        elif given.command == "worker":
+            return _worker(given.launch)
+        else:
+            _backends()
+    except NeartimeError as error:
+        print(f"neartime_runner: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m neartime_runner", description="Runs programs.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    zygote = commands.add_parser("zygote", help="fork workers on request, until SIGTERM")
+    zygote.add_argument("--socket", type=Path, required=True, help="the Unix socket to listen on")
+    zygote.add_argument("--home", type=Path, help="the runtime's folder, by which its processes can be found")
+    worker = commands.add_parser("worker", help="run one worker to its end")
+    worker.add_argument("launch", metavar="LAUNCH", help="its launch document, a JSON file; - is standard input")
+    commands.add_parser("backends", help="describe backends: a specification in, a configuration out, a line each")
+    return parser
+
+
+def _worker(name: str) -> int:
+    from neartime.contract.launch import Launch
+    from neartime_runner.worker import supervise
+
+    def take() -> Launch:
+        text = sys.stdin.read() if name == "-" else Path(name).read_text()
+        return Launch.model_validate_json(text)
+
+    return supervise(take)
+
+
+def _backends() -> None:
+    from neartime_runner import backend
+
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what a factory prints is no answer
+    backend.answer(sys.stdin, answers)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,278 @@
+"""The supervisor of one worker: its connection to NATS, the commands that it hears, its heartbeats and its end.
+
+It runs jobs one after the other, each as an `Attempt` in a child; it goes on whatever happens to that child.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import suppress
+from typing import Any, Final
+
+from nats.aio.msg import Msg
+from pydantic import BaseModel, ValidationError
+
+from neartime.contract import launch as protocol
+from neartime.contract import subjects
+from neartime.contract.jobs import JobStatus, ReasonCode
+from neartime.contract.launch import Answer, Beat, Cancel, Drain, Fetch, Fetchable, Launch, NatsAccess, Start
+from neartime.contract.version import incompatible
+from neartime.stream import Line, Link
+from neartime.stream.link import AWAY
+from neartime_runner import processes
+from neartime_runner.attempt import Attempt, Stopping
+from neartime_runner.events import JobEvents
+from neartime_runner.fetch import fetch
+from neartime_runner.frames import Frame, Logged, Setup
+from neartime_runner.logs import LogBook
+from neartime_runner.nursery import Child, Nursery, NurseryLost
+from neartime_runner.outbox import Outbox
+
+log = logging.getLogger(__name__)
+
+REMEMBERED: Final = 1000
+"""Attempts that were run, of which a repeated command is answered `ok`."""
+FAREWELL_SECONDS: Final = 60.0
+"""How long a worker that ends waits for the broker to store what it has said."""
+TERMINATED: Final = 128 + signal.SIGTERM
+"""Exit code of a worker that was told to end in the middle of a job."""
+
+
+def supervise(take: Callable[[], Launch], forget: Callable[[], None] = lambda: None) -> int:
+    """Runs one worker to its end; returns its exit code.
+
+    Args:
+        take: gives the launch document, once the process that forks children has been made.
+        forget: drops what is known of it already, in that process.
+    """
+    nursery = Nursery(forget)
+    processes.keep_private()
+    launch = take()
+    logging.basicConfig(format=f"%(asctime)s worker {launch.worker_id} %(levelname)s %(message)s")
+    if (problem := incompatible(launch.contract_version, "the server")) is not None:
+        log.error("%s", problem)
+        return 1
+    return asyncio.run(Worker(launch, nursery).run())
+
+
+class Worker:
+    def __init__(self, launch: Launch, nursery: Nursery) -> None:
+        self._launch, self._nursery = launch, nursery
+        self._id = launch.worker_id
+        self._outbox = Outbox(launch.limits.buffer)
+        self._book = LogBook()
+        self._link: Link | None = None
+        self._child: Child | None = None
+        self._listening: asyncio.Task[None] | None = None
+        self._attempt: Attempt | None = None
+        self._running: asyncio.Task[None] | None = None
+        self._ran: OrderedDict[tuple[str, int], None] = OrderedDict()
+        self._counter = time.time_ns()
+        self._heard = 0
+        """Counter of the newest command that was taken."""
+        self._contact = time.monotonic()
+        """When the control plane was heard last, or a job ended."""
+        self._draining = False
+        self._exit_code = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> int:
+        loop = asyncio.get_running_loop()
+        self._news, self._ending = asyncio.Event(), asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._terminate)
+        self._nursery.attach()
+        line = Line(self._access, name=f"neartime worker {self._id}", opened=self._opened)
+        opening = asyncio.ensure_future(line.link())
+        chores = [asyncio.ensure_future(work) for work in (self._outbox.keep_trying(), self._beats(), self._idle())]
+        try:
+            await self._ending.wait()
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._outbox.empty(), FAREWELL_SECONDS)
+        finally:
+            for task in (opening, *chores):
+                task.cancel()
+            await line.close()
+            self._nursery.end()
+        return self._exit_code
+
+    # --- the connection
+
+    async def _access(self) -> NatsAccess:
+        return self._launch.nats
+
+    async def _opened(self, link: Link) -> None:
+        await link.client.subscribe(subjects.control(self._id), cb=self._hear)
+        await self._outbox.attach(link)
+        await link.client.flush()
+        link.listen(lambda: self._returned(link))
+        self._link = link
+        self._news.set()
+
+    def _returned(self, link: Link) -> None:
+        """The connection was away and is back, or is closed for good."""
+        if link is self._link and link.client.is_connected:
+            self._spawn(self._outbox.again())
+            self._news.set()
+
+    def _signed(self, subject: str, message: BaseModel) -> dict[str, str]:
+        self._counter += 1
+        return protocol.signed_headers(
+            self._launch.control_key, subject, self._counter, protocol.encode_command(message)
+        )
+
+    async def _beats(self) -> None:
+        while True:
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._news.wait(), self._launch.limits.heartbeat)
+            self._news.clear()
+            if self._link is not None and self._link.client.is_connected:
+                job_id = self._attempt.start.job_id if self._attempt is not None else None
+                beat = Beat(worker_id=self._id, job_id=job_id, draining=self._draining)
+                subject = subjects.beat(self._id)
+                with suppress(*AWAY):
+                    await self._link.client.publish(subject, headers=self._signed(subject, beat))
+
+    def _fetch(self, job_id: str, wanted: Fetchable) -> AsyncIterator[bytes]:
+        return fetch(self._ask, job_id, wanted)
+
+    async def _ask(self, request: Fetch, timeout: float) -> bytes:
+        if self._link is None:
+            raise OSError("not connected")
+        subject = subjects.fetch(self._id)
+        answer = await self._link.client.request(subject, headers=self._signed(subject, request), timeout=timeout)
+        return bytes(answer.data)
+
+    # --- commands
+
+    async def _hear(self, message: Msg) -> None:
+        key, subject = self._launch.control_key, message.subject
+        valid = protocol.verify(key, subject, message.headers, message.data, self._heard)
+        if valid is None:
+            log.warning("a command was not signed by the control plane, or not new")
+            return
+        text, self._heard = valid
+        self._contact = time.monotonic()
+        try:
+            answer = self._obey(protocol.COMMAND.validate_json(text), message.data)
+        except ValidationError as error:
+            answer = Answer(ok=False, error=f"this worker does not know that command: {error}")
+        headers = protocol.signed_headers(key, subject, valid[1], protocol.encode_command(answer))
+        if message.reply and self._link is not None:
+            with suppress(*AWAY):
+                await self._link.client.publish(message.reply, headers=headers)
+
+    def _obey(self, command: Start | Cancel | Drain, body: bytes) -> Answer:
+        if isinstance(command, Start):
+            return self._start(command, body)
+        if isinstance(command, Cancel):
+            if self._attempt is None or self._attempt.start.job_id != command.job_id:
+                return Answer(ok=False, error=f"job {command.job_id} does not run here")
+            self._attempt.stop(Stopping(JobStatus.CANCELLED, command.reason_code, command.reason))
+        else:
+            self._drain()
+        return Answer(ok=True)
+
+    def _start(self, start: Start, body: bytes) -> Answer:
+        asked = (start.job_id, start.attempt)
+        if asked in self._ran:
+            return Answer(ok=True)
+        if self._attempt is not None:
+            return Answer(ok=False, error=f"job {self._attempt.start.job_id} runs here")
+        if self._draining:
+            return Answer(ok=False, error="this worker is about to end")
+        self._ran[asked] = None
+        if len(self._ran) > REMEMBERED:
+            self._ran.popitem(last=False)
+        events = JobEvents(self._outbox, self._id, self._launch.session_id, start.job_id, start.attempt, start.interims)
+        self._attempt = Attempt(
+            start,
+            body,
+            events=events,
+            book=self._book,
+            limits=self._launch.limits,
+            fetch=self._fetch,
+            child=self._ready_child,
+        )
+        self._running = asyncio.create_task(self._run(self._attempt))
+        self._news.set()
+        return Answer(ok=True)
+
+    async def _run(self, attempt: Attempt) -> None:
+        try:
+            await attempt.run()
+        except Exception:
+            log.exception("a job could not be run to its end")
+            self._exit_code = 1
+            self._ending.set()  # the control plane closes the job when this worker is gone
+        self._contact = time.monotonic()
+        self._attempt = None
+        self._news.set()
+        if self._draining:
+            self._ending.set()
+
+    # --- the child
+
+    async def _ready_child(self) -> Child:
+        if self._child is None or self._child.exited.done():
+            launch = self._launch
+            setup = Setup(
+                manifest=launch.manifest,
+                path=launch.path,
+                backend=launch.backend,
+                memory=launch.limits.memory,
+                supervisor=os.getpid(),
+            )
+            self._child = child = await self._nursery.child(setup, self._book)
+            self._listening = asyncio.create_task(self._listen(child))
+        return self._child
+
+    async def _listen(self, child: Child) -> None:
+        async for kind, body in child.frames():
+            if kind is Frame.LOG:
+                logged = Logged.model_validate_json(body)
+                for line in logged.text.split("\n"):
+                    self._book.write("logging", line, logged.level, logged.time)
+                await self._book.room()
+            elif self._attempt is not None:
+                await self._attempt.take(kind, body)
+        if self._attempt is not None:
+            self._attempt.lost()
+        await child.exited
+        if not self._ending.is_set():
+            with suppress(NurseryLost):
+                await self._ready_child()
+
+    # --- the end
+
+    def _drain(self) -> None:
+        self._draining = True
+        self._news.set()
+        if self._attempt is None:
+            self._ending.set()
+
+    def _terminate(self) -> None:
+        if self._attempt is not None:
+            self._exit_code = TERMINATED
+            self._attempt.stop(Stopping(None, ReasonCode.WORKER_LOST, "its worker was told to end"))
+        self._drain()
+
+    async def _idle(self) -> None:
+        limit = self._launch.limits.idle
+        while True:
+            left = self._contact + limit - time.monotonic()
+            if left <= 0 and self._attempt is None:
+                log.info("nothing was heard of the control plane for %.0f s", limit)
+                self._drain()
+            await asyncio.sleep(max(left, limit / 10, 0.01))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
