@@ -58,7 +58,8 @@ def wanted(manifest: Manifest) -> list[str]:
     Raises:
         Refused: 422, with every one that no environment can have.
     """
-    found, problems = set(), []
+    found = set()
+    problems: list[tuple[int, str, str | None]] = []
     for number, text in enumerate(manifest.requirements):
         try:
             requirement = Requirement(text)

@@ -1,33 +1,322 @@
-"""Workers as processes of this machine."""
+"""Workers as processes of this machine, each forked from the zygote of its environment.
+
+A zygote is a process that has imported everything already; it and its workers outlive the server. What runs is never
+written down: the sockets in the home say which zygotes there are, and each zygote says which workers.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+import logging
+import os
+import signal
+import subprocess
+from collections import defaultdict
+from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
+from typing import Any, Final
 
-from neartime.contract.launch import Launch
+from neartime.contract.launch import Launch, Spawned, WorkerExit
 from neartime_server.errors import ExecutorError
-from neartime_server.executors.protocol import Observed, Place, Synced
+from neartime_server.executors import addresses, reasons, zygote
+from neartime_server.executors.protocol import Exited, Observed, Place, Running, Synced
+from neartime_server.executors.zygote import Connection, Zygote, ZygoteLost
+
+log = logging.getLogger(__name__)
+
+IDLE_SECONDS: Final = 1800.0
+"""How long a zygote without workers is kept; some 150 MB, most of which it shares with nobody then."""
+IDLE_ZYGOTES: Final = 3
+"""How many are kept beside the one of the server's own environment."""
+TIDY_SECONDS: Final = 30.0
+END_MARGIN: Final = 10.0
+"""Seconds beyond its grace in which a worker that was ended must be gone."""
+ZYGOTE_GRACE: Final = 5.0
 
 
 class ProcessExecutor:
+    """For trusted programs: they run as the server's own user, and see what it sees."""
+
     def __init__(self, home: Path) -> None:
-        self._home = home
+        self._home = home.resolve()
+        self._zygotes: dict[str, Zygote] = {}
+        self._changing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        """Held while a zygote is met, started or ended, by name."""
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        """Those zygotes that are this process's children."""
+        self._used: dict[str, float] = {}
+        """When each zygote was last asked for; loop time."""
+        self._exited: dict[str, Exited] = {}
+        self._stopped: set[str] = set()
+        """Workers that were to be ended."""
+        self._ends: dict[str, asyncio.Event] = {}
+        self._listeners: set[asyncio.Queue[Observed]] = set()
+        self._memory_kills = reasons.memory_kills()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._first_look: asyncio.Task[None] | None = None
+        self._closed = False
+
+    # --- what an executor does
 
     async def start(self, launch: Launch, environment: Place) -> None:
-        raise ExecutorError("it is being written")
+        """Fork a worker from its environment's zygote; that is started where there is none.
+
+        Raises:
+            ExecutorError: it can't be; with the end of the zygote's log where that did not come up.
+        """
+        await self._looked()
+        if self._holder(launch.worker_id) is not None:
+            return
+        try:
+            await self._spawn(launch, environment)
+        except ZygoteLost:
+            log.warning("a zygote ended just when it was to start worker %s: another one does", launch.worker_id)
+            try:
+                await self._spawn(launch, environment)
+            except ZygoteLost as error:
+                raise ExecutorError("its zygote ended, twice, when it was to be started") from error
+
+    async def _spawn(self, launch: Launch, environment: Place) -> None:
+        found = await self._zygote(environment)
+        if launch.worker_id in self._stopped:
+            raise ExecutorError("it was stopped before it was started")
+        await found.spawn(launch)
 
     async def stop(self, worker_id: str, grace: float = 5.0) -> None:
-        raise ExecutorError("it is being written")
+        """SIGTERM to a worker's supervisor, SIGKILL to all of it after `grace` seconds; returns when it is gone.
+
+        Raises:
+            ExecutorError: it is not, after some seconds more.
+        """
+        await self._looked()
+        self._stopped.add(worker_id)
+        holder = self._holder(worker_id)
+        if holder is None:
+            self._note(Exited(worker_id, None, None, "it was not running"))
+            return
+        ended = self._ends.setdefault(worker_id, asyncio.Event())
+        try:
+            await holder.kill(worker_id, grace)
+        except ZygoteLost:
+            pass  # then it is gone, too, and that will be said
+        try:
+            await asyncio.wait_for(ended.wait(), grace + END_MARGIN)
+        except asyncio.TimeoutError as error:
+            raise ExecutorError(f"worker {worker_id} could not be ended") from error
 
     async def observe(self) -> AsyncIterator[Observed]:
-        yield Synced()
+        """What runs and what has ended, then `Synced`, then what changes.
+
+        Raises:
+            ExecutorError: there can be no folder for sockets.
+        """
+        await self._look()
+        queue: asyncio.Queue[Observed] = asyncio.Queue()
+        known: list[Observed] = [Running(worker) for one in self._zygotes.values() for worker in one.running]
+        known += self._exited.values()
+        self._listeners.add(queue)
+        try:
+            for seen in known:
+                yield seen
+            yield Synced()
+            while True:
+                yield await queue.get()
+        finally:
+            self._listeners.discard(queue)
 
     async def prepare(self, environment: Place) -> None:
-        raise ExecutorError("it is being written")
+        """Have the environment's zygote ready.
+
+        Raises:
+            ExecutorError: it does not come up; with the end of its log.
+        """
+        await self._looked()
+        await self._zygote(environment)
 
     async def forget(self, worker_id: str) -> None:
-        pass
+        self._exited.pop(worker_id, None)
+        self._stopped.discard(worker_id)
+        zygotes = list(self._zygotes.values())  # one that is lost has nothing to forget
+        await asyncio.gather(*(one.forget(worker_id) for one in zygotes), return_exceptions=True)
 
     async def close(self) -> None:
+        """Let go of the zygotes; they and their workers go on."""
+        self._closed = True
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        zygotes, self._zygotes = self._zygotes, {}
+        await asyncio.gather(*(one.close() for one in zygotes.values()))
+
+    # --- what is heard
+
+    def _holder(self, worker_id: str) -> Zygote | None:
+        return next((one for one in self._zygotes.values() if one.has(worker_id)), None)
+
+    def _heard(self, of: Zygote, event: Spawned | WorkerExit) -> None:
+        if isinstance(event, Spawned):
+            self._tell(Running(event.worker_id))
+        else:
+            self._note_exit(event)
+
+    def _note_exit(self, event: WorkerExit) -> None:
+        kills = reasons.memory_kills()
+        killed, self._memory_kills = kills > self._memory_kills, kills
+        stopped = event.worker_id in self._stopped
+        self._note(reasons.of_exit(event.worker_id, event.exit_code, stopped=stopped, out_of_memory=killed))
+
+    def _note(self, exited: Exited) -> None:
+        if exited.worker_id not in self._exited:
+            self._exited[exited.worker_id] = exited
+            self._tell(exited)
+        if (ended := self._ends.pop(exited.worker_id, None)) is not None:
+            ended.set()
+
+    def _tell(self, seen: Observed) -> None:
+        for queue in self._listeners:
+            queue.put_nowait(seen)
+
+    # --- which zygotes there are
+
+    async def _looked(self) -> None:
+        """Returns when those that run already are known."""
+        if self._first_look is None:
+            self._first_look = asyncio.create_task(self._look())
+        try:
+            await asyncio.shield(self._first_look)
+        except ExecutorError:
+            self._first_look = None
+            raise
+
+    async def _look(self) -> None:
+        """Meet the zygotes that run and are not known yet."""
+        folder = await asyncio.to_thread(self._folder)
+        names = [path.name.removesuffix(addresses.SUFFIX) for path in folder.glob(f"*{addresses.SUFFIX}")]
+        await asyncio.gather(*(self._meet(name) for name in names))
+        if not self._closed and not any(task.get_name() == "tidy" for task in self._tasks):
+            self._background(self._tidy(), "tidy")
+
+    def _folder(self) -> Path:
+        addresses.build()  # read once, off the event loop
+        return addresses.folder(self._home)
+
+    def _path(self, name: str) -> Path:
+        return addresses.folder(self._home) / f"{name}{addresses.SUFFIX}"
+
+    async def _meet(self, name: str) -> bool:
+        """Connect to a zygote that is not known yet. False where there is none; one that is silent is met later."""
+        async with self._changing[name]:
+            if name in self._zygotes:
+                return True
+            try:
+                self._take(name, await Connection.open(self._path(name)))
+            except TimeoutError:
+                log.warning("the zygote %s does not say what runs", name)
+            except (OSError, ExecutorError) as error:
+                log.info("the zygote %s is gone: %s", name, error)
+                zygote.clear(self._path(name))
+                return False
+            return True
+
+    def _take(self, name: str, connection: Connection) -> Zygote:
+        taken = self._zygotes[name] = Zygote(name, connection, self._heard, self._lost)
+        self._used[name] = asyncio.get_running_loop().time()
+        for worker_id in taken.running:
+            self._tell(Running(worker_id))
+        for event in connection.state.exited:
+            self._note_exit(event)
+        return taken
+
+    async def _zygote(self, place: Place) -> Zygote:
+        name = addresses.name(place)
+        async with self._changing[name]:
+            found = self._zygotes.get(name)
+            if found is None:
+                path, logged = self._path(name), self._home / "logs" / f"zygote-{name}.log"
+                connection, process = await zygote.started(place, path, self._home, logged)
+                if process is not None:
+                    self._processes[name] = process
+                found = self._take(name, connection)
+        self._used[name] = asyncio.get_running_loop().time()
+        return found
+
+    def _lost(self, old: Zygote) -> None:
+        if self._zygotes.get(old.name) is old:
+            del self._zygotes[old.name]
+        if not self._closed:
+            self._background(self._after(old), f"after {old.name}")
+
+    async def _after(self, old: Zygote) -> None:
+        """A connection has ended: either it is taken up again, or the zygote is gone with its workers."""
+        while await self._meet(old.name):
+            if old.name in self._zygotes:
+                break
+            await asyncio.sleep(1.0)
+        current = self._zygotes.get(old.name)
+        exit_code = None if current is not None else await self._reap(old.name)
+        for worker_id, pid in old.running.items():
+            if (current is not None and current.has(worker_id)) or worker_id in self._exited:
+                continue
+            _kill_group(pid)  # where the system does not do so by itself
+            self._note(reasons.of_zygote(worker_id, exit_code))
+
+    async def _reap(self, name: str) -> int | None:
+        """How a zygote ended, if it was a child of this process."""
+        process = self._processes.pop(name, None)
+        if process is None:
+            return None
+        try:
+            return await asyncio.to_thread(process.wait, ZYGOTE_GRACE)
+        except subprocess.TimeoutExpired:
+            self._processes[name] = process
+            return None
+
+    # --- those that nobody needs
+
+    async def _tidy(self) -> None:
+        while True:
+            await asyncio.sleep(TIDY_SECONDS)
+            await self._look()  # one may have been silent, or started by another server
+            for one in self._needless(asyncio.get_running_loop().time()):
+                await self._end(one)
+
+    def _needless(self, now: float) -> list[Zygote]:
+        idle = [one for one in self._zygotes.values() if not one.busy and not self._changing[one.name].locked()]
+        idle.sort(key=lambda one: self._used[one.name], reverse=True)
+        needless = [one for one in idle if not addresses.of_this_build(one.name)]
+        spare = [one for one in idle if one not in needless and not addresses.of_own_place(one.name)]
+        late = [one for one in spare[:IDLE_ZYGOTES] if now - self._used[one.name] > IDLE_SECONDS]
+        return needless + spare[IDLE_ZYGOTES:] + late
+
+    async def _end(self, one: Zygote) -> None:
+        async with self._changing[one.name]:
+            if one.busy or one.pid is None or self._zygotes.get(one.name) is not one:
+                return
+            try:
+                state = await zygote.look(self._path(one.name))  # another server may have used it
+            except (OSError, TimeoutError, ExecutorError):
+                return
+            if state.running or state.exited:
+                return
+            log.info("the zygote %s is ended: nobody needs it", one.name)
+            del self._zygotes[one.name]
+            await one.close()
+            await zygote.end(one.pid, ZYGOTE_GRACE)
+            await self._reap(one.name)
+
+    def _background(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a task of the executor failed", exc_info=error)
+
+
+def _kill_group(leader: int) -> None:
+    try:
+        os.killpg(leader, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
         pass
