@@ -7,7 +7,10 @@ from control.harness import Plane, wait_for
 
 from neartime.contract.jobs import JobStatus, ReasonCode
 from neartime.contract.sessions import SessionMode, SessionRequest, SessionState
+from neartime.errors import StreamError
+from neartime.stream import Link
 from neartime_server.errors import Refused
+from neartime_server.store import instances
 
 DEDICATED = SessionMode.DEDICATED
 
@@ -134,3 +137,25 @@ async def none_left(plane: Plane) -> bool:
 
 async def gone(connected: bool) -> bool:
     return not connected
+
+
+async def test_an_instance_that_is_ended_takes_its_jobs_and_its_account_with_it(plane: Plane) -> None:
+    session = await plane.open(DEDICATED, "single")
+    running = await plane.submit({"wait": True}, session_id=session)
+    await plane.until(running, JobStatus.RUNNING)
+    queued = await plane.submit({}, session_id=session)
+    await plane.store.run(lambda connection: instances.end(connection, plane.instance))
+    plane.control.wake()
+    for job_id in (running, queued):
+        job = await plane.until(job_id)
+        assert (job.status, job.state.reason) == (JobStatus.CANCELLED, "its instance was ended")
+    await wait_for(lambda: _shut_out(plane))
+
+
+async def _shut_out(plane: Plane) -> bool:
+    try:
+        link = await Link.open(plane.bus.reader_access(plane.instance, 60), name="late")
+    except StreamError:
+        return True
+    await link.close()
+    return False

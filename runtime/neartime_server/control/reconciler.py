@@ -188,8 +188,8 @@ class Reconciler:
         task.add_done_callback(done)
 
     async def _settled(self, job_id: str, worker: Row[Any]) -> None:
-        """A job that has not ended, of a worker that is gone: it is cut off for certain first, and heard to its end; then
-        the word is ours."""
+        """A job that has not ended, of a worker that is gone: it is cut off for certain and heard to its end, then the
+        word is ours."""
         await self._workers.revoke(worker.instance_id)
         await self._projected(worker.instance_id, await self._bus.last_sequence(worker.instance_id, JOBS))
         row = (await self._store.read(lambda connection: jobs.by_id(connection, [job_id]))).get(job_id)

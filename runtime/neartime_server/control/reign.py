@@ -46,6 +46,7 @@ class Reign:
         self.workers = fleet
         self.reconciler = reconciler
         self.projectors: dict[str, Projector] = {}
+        self._folding: dict[str, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -63,7 +64,7 @@ class Reign:
             await end(self._tasks)
             await self.workers.close()
 
-    def _spawn(self, failed: asyncio.Future[None], work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, failed: asyncio.Future[None], work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         def done(task: asyncio.Task[None]) -> None:
             self._tasks.discard(task)
             if not task.cancelled() and (error := task.exception()) is not None and not failed.done():
@@ -72,14 +73,18 @@ class Reign:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(done)
+        return task
 
-    # --- a projector for each instance, also for those that are made meanwhile
+    # --- a projector for each instance, also for those that are made or ended meanwhile
 
     async def _keep_instances(self, failed: asyncio.Future[None]) -> None:
         while True:
-            for one in await patiently("reading the instances", lambda: self._store.read(instances.page)):
+            found = await patiently("reading the instances", lambda: self._store.read(instances.unfinished))
+            for one in found:
                 if one.id not in self.projectors:
                     await self._begin(failed, one)
+            for instance_id in self.projectors.keys() - {one.id for one in found}:
+                await self._end(instance_id)
             await asyncio.sleep(LOOK_FOR_INSTANCES)
 
     async def _begin(self, failed: asyncio.Future[None], one: Instance) -> None:
@@ -95,7 +100,13 @@ class Reign:
             broken=self.reconciler.close,
         )
         self.projectors[one.id] = projector
-        self._spawn(failed, projector.run())
+        self._folding[one.id] = self._spawn(failed, projector.run())
+
+    async def _end(self, instance_id: str) -> None:
+        """Nothing of an instance that was ended runs any more, and what its jobs left is in the store."""
+        del self.projectors[instance_id]
+        await end([self._folding.pop(instance_id)])
+        await patiently(f"removing instance {instance_id}", lambda: self._bus.remove_instance(instance_id))
 
     def _folded(self, changes: list[Change]) -> None:
         """Jobs are in the store as they are now: one that ended frees its worker, and may let another begin."""

@@ -6,12 +6,14 @@ import re
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, exists, insert, or_, select, update
 
 from neartime.contract.ids import new_id
+from neartime.contract.jobs import ReasonCode
+from neartime.contract.sessions import SessionState
 from neartime_server.errors import AdminError
 from neartime_server.store.engine import utc_now
-from neartime_server.store.tables import instances, tokens
+from neartime_server.store.tables import instances, jobs, sessions, tokens, workers
 
 LOCAL = "local"
 """The instance of the embedded runtime's owner."""
@@ -62,9 +64,32 @@ def page(connection: Connection, *, ended: bool = False) -> list[Instance]:
     return [Instance(row.id, row.name, row.created, row.ended) for row in rows]
 
 
+def unfinished(connection: Connection) -> list[Instance]:
+    """Those that were not ended, and those of which something runs still, or is not in the store yet."""
+    owner = instances.c.id
+    runs = exists().where(workers.c.instance_id == owner, workers.c.state != "gone")
+    unkept = or_(jobs.c.interim_archive.is_(None), jobs.c.log_archive.is_(None))
+    query = select(instances).where(
+        or_(instances.c.ended.is_(None), runs, exists().where(jobs.c.instance_id == owner, unkept))
+    )
+    return [Instance(row.id, row.name, row.created, row.ended) for row in connection.execute(query)]
+
+
 def end(connection: Connection, instance_id: str) -> None:
-    """End an instance and its tokens. What it owns stays, unreachable."""
+    """End an instance and its tokens; its jobs are cancelled. What it owns stays, unreachable."""
     now = utc_now()
+    reason = "its instance was ended"
+    connection.execute(
+        update(jobs)
+        .where(jobs.c.instance_id == instance_id, jobs.c.ended.is_(None), jobs.c.cancel_code.is_(None))
+        .values(cancel_code=ReasonCode.SESSION_CLOSED.value, cancel_reason=reason)
+    )
+    open_states = [SessionState.OPEN.value, SessionState.ACTIVE.value]
+    connection.execute(
+        update(sessions)
+        .where(sessions.c.instance_id == instance_id, sessions.c.state.in_(open_states))
+        .values(state=SessionState.DRAINING.value, reason=reason)
+    )
     connection.execute(
         update(instances).where(instances.c.id == instance_id, instances.c.ended.is_(None)).values(ended=now)
     )
