@@ -4,13 +4,13 @@ from pydantic import BaseModel, Field
 from qiskit.primitives import BackendSamplerV2
 from qiskit.transpiler import generate_preset_pass_manager
 
-from neartime.types import Circuit
+from neartime import types
 
 
 class Inputs(BaseModel):
     """What to run, and how often."""
 
-    circuits: list[Circuit] = Field(min_length=1, description="Each with its measurements")
+    circuits: list[types.QuantumCircuit] = Field(min_length=1, description="Each with its measurements")
     shots: int = Field(1024, ge=1, le=1_000_000)
     optimization_level: int = Field(1, ge=0, le=3, description="Of the transpiler")
     seed: int | None = Field(None, ge=0, description="On a simulator, of the samples")

@@ -11,7 +11,7 @@ from qiskit.quantum_info import SparsePauliOp
 from qiskit.transpiler import generate_preset_pass_manager
 from scipy.optimize import minimize
 
-from neartime.types import Observable
+from neartime import types
 
 BOHR = 0.529177210903
 """Å (CODATA 2018)."""
@@ -33,7 +33,7 @@ H2 = [
 class Inputs(BaseModel):
     """What to find the ground state of, and how hard to try."""
 
-    hamiltonian: Observable | None = Field(None, description="In hartree; without it, the hydrogen molecule's")
+    hamiltonian: types.SparsePauliOp | None = Field(None, description="In hartree; without it, the hydrogen molecule's")
     shift: float | None = Field(None, description="Hartree added to every energy; of H2, the nuclei's repulsion")
     reps: int = Field(2, ge=0, le=10, description="Entangling layers of the ansatz")
     maxiter: int = Field(150, ge=1, le=10_000, description="Evaluations of the energy at most")
