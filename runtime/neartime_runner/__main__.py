@@ -16,6 +16,8 @@ from neartime.errors import NeartimeError
 
 
 def main(arguments: list[str] | None = None) -> int:
+    if arguments is None and sys.path[0] in ("", str(Path.cwd())):  # `python -m` puts it there
+        del sys.path[0]  # what lies in the folder where this is started is no part of any program
     given = _parser().parse_args(arguments)
     try:
         if given.command == "zygote":

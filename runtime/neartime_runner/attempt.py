@@ -11,14 +11,13 @@ import logging
 import secrets
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
 from neartime.contract.jobs import JobStatus, ReasonCode, Usage
 from neartime.contract.launch import Fetchable, Limits, Start
-from neartime.errors import NeartimeError
 from neartime_runner import frames, processes
 from neartime_runner.events import JobEvents, LargeValue
 from neartime_runner.fetch import FetchFailed
@@ -34,7 +33,7 @@ DEATH_SECONDS: Final = 5.0
 DRAIN_SECONDS: Final = 30.0
 """How long the job's last output is waited for, where the broker takes it slowly."""
 
-Fetching = Callable[[str, Fetchable], AsyncIterator[bytes]]
+Fetching = Callable[[str, Fetchable], AsyncGenerator[bytes, None]]
 
 
 @dataclass(frozen=True)
@@ -69,23 +68,38 @@ class Attempt:
         self._stopping: Stopping | None = None
         self._value: LargeValue | None = None
         self._has_result = False
+        self._feeding: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self.abandoned = False
+        """Whether it has ended without a final status."""
+
+    @property
+    def over(self) -> bool:
+        """Whether main() has ended; what it said may still be on its way."""
+        return self._ended.done()
+
+    def runs_in(self, child: Child) -> bool:
+        return self._child.done() and self._child.result() is child
 
     async def run(self) -> None:
-        """Runs it to its end; its final status is published then, unless the control plane is to say it."""
+        """Runs it to its end; its final status is published then, unless the control plane is to say it.
+
+        Raises:
+            NurseryLost: there is no process to run it in.
+        """
         start, loop = self.start, asyncio.get_running_loop()
         self._book.begin(self._events)
         await self._events.status(JobStatus.RUNNING)
         self._events.refused.add_done_callback(self._note_refused)
         kills, began = processes.out_of_memory_kills(), time.monotonic()
         limit = loop.call_later(start.max_execution_time, self._time_is_up)
-        feeding = None
         try:
             child = await self._new_child()
-            self._child.set_result(child)
+            child.used = True
             mark = secrets.token_hex(16)
             marked = child.expect(frames.mark_bytes(mark))
-            feeding = asyncio.create_task(self._feed(child, mark))
+            self._feeding = asyncio.create_task(self._feed(child, mark))
+            self._child.set_result(child)
             done = await self._ended
             seconds = time.monotonic() - began
             if done is None:
@@ -93,11 +107,9 @@ class Attempt:
                 done.seconds = seconds
             else:
                 await asyncio.wait(marked, timeout=DRAIN_SECONDS)
-        except NeartimeError as error:
-            done = Done(code=ReasonCode.INTERNAL_ERROR, reason=str(error))
         finally:
             limit.cancel()
-            for task in (feeding, *self._tasks):
+            for task in (self._feeding, *self._tasks):
                 if task is not None:
                     task.cancel()
         await self._say_the_end(done)
@@ -167,15 +179,13 @@ class Attempt:
         except FetchFailed as error:
             self.stop(Stopping(JobStatus.FAILED, ReasonCode.INTERNAL_ERROR, f"its inputs could not be had: {error}"))
             return
-        if self._stopping is None:
-            child.say(Frame.GO)
+        child.say(Frame.GO)
 
     async def _hand_on(self, child: Child, kind: Frame, wanted: Fetchable) -> None:
-        async for chunk in self._fetch(self.start.job_id, wanted):
-            if self._stopping is not None:
-                return
-            child.say(kind, chunk)
-            await child.flushed()
+        async with aclosing(self._fetch(self.start.job_id, wanted)) as chunks:
+            async for chunk in chunks:
+                child.say(kind, chunk)
+                await child.flushed()
 
     # --- ending it
 
@@ -191,6 +201,9 @@ class Attempt:
 
     async def _stop(self, stopping: Stopping) -> None:
         child, grace = await self._child, self._limits.cancel_grace
+        if self._feeding is not None:
+            self._feeding.cancel()
+            await asyncio.wait({self._feeding})
         child.say(Frame.STOP, frames.Stop(code=stopping.code, reason=stopping.reason).model_dump_json().encode())
         with suppress(asyncio.TimeoutError):
             await asyncio.wait_for(child.flushed(), grace)
@@ -231,6 +244,7 @@ class Attempt:
         else:
             status, more = JobStatus.FAILED, {"reason": done.reason, "reason_code": done.code}
         await self._book.end()
+        self.abandoned = status is None
         if status is not None:
             usage = Usage(seconds=done.seconds, quantum_seconds=done.quantum_seconds)
             await self._events.status(status, usage=usage, interims=self._events.interims, **more)

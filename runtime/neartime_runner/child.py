@@ -122,9 +122,9 @@ class Child:
                 program, machine = self._load()
                 if damaged is not None:
                     raise damaged
-                arguments = self._arguments(program, inputs)
+                main = program.bound(machine, messenger, self._values(inputs))
                 began = time.monotonic()
-                value = program.main(machine, messenger, **arguments)
+                value = main()
                 if os.getpid() != self._process:
                     processes.leave(0)  # one that the program forked has come back from main()
                 messenger.finish(value)
@@ -151,7 +151,12 @@ class Child:
             self._backend = made
         return self._program, self._backend
 
-    def _arguments(self, program: Program, inputs: Decoder) -> dict[str, Any]:
+    def _values(self, inputs: Decoder) -> dict[str, Any]:
+        """The inputs.
+
+        Raises:
+            InvalidInput: they can't be read, or are not what the program declares.
+        """
         try:
             values = inputs.finish()
         except DecodeError as error:
@@ -164,7 +169,7 @@ class Child:
 
             if faults := value_faults(values, schema):
                 raise InvalidInput("the inputs are not what the program declares", faults)
-        return program.arguments(values)
+        return values
 
     def _failed(self, error: BaseException) -> Done:
         code, reason, shown = self._verdict(error)

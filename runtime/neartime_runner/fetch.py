@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import suppress
 from typing import Final
 
@@ -35,7 +35,7 @@ class FetchFailed(NeartimeError):
     """The control plane does not give the value, or what came is not it."""
 
 
-async def fetch(ask: Ask, job_id: str, wanted: Fetchable) -> AsyncIterator[bytes]:
+async def fetch(ask: Ask, job_id: str, wanted: Fetchable) -> AsyncGenerator[bytes, None]:
     """The value's chunks in order; waits for as long as the broker is away.
 
     The last one may come before it shows that the value is damaged: then this raises behind it.

@@ -8,9 +8,9 @@ import inspect
 import pickle
 import platform
 import sys
-import typing
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,22 +29,24 @@ class Program:
     inputs: type[BaseModel] | None
     """The model of a typed program's inputs."""
 
-    def arguments(self, values: dict[str, Any]) -> dict[str, Any]:
-        """The keyword arguments of main() beside backend and user_messenger.
+    def bound(self, backend: Any, messenger: Any, values: dict[str, Any]) -> Callable[[], Any]:
+        """main() with all its arguments.
 
         Raises:
-            InvalidInput: main() does not take them.
+            InvalidInput: it does not take these.
         """
-        given = values if self.inputs is None else {"inputs": _model(self.inputs, values)}
+        if self.inputs is not None:
+            return partial(self.main, backend, messenger, _model(self.inputs, values))
         try:
             signature = inspect.signature(self.main)
         except (TypeError, ValueError):  # of a callable that states none
-            return given
-        try:
-            signature.bind(None, None, **given)
-        except TypeError as error:
-            raise InvalidInput(f"main{signature} does not take these inputs: {error}") from None
-        return given
+            signature = None
+        if signature is not None:
+            try:
+                signature.bind(backend, messenger, **values)
+            except TypeError as error:
+                raise InvalidInput(f"main{signature} does not take these inputs: {error}") from None
+        return partial(self.main, backend, messenger, **values)
 
 
 def load(manifest: Manifest, folder: Path) -> Program:
@@ -107,16 +109,11 @@ def _make_way(folder: Path) -> None:
 
 
 def _inputs_model(main: Callable[..., Any]) -> type[BaseModel]:
-    try:
-        hints = typing.get_type_hints(main, include_extras=True)
-    except Exception:  # an annotation elsewhere in it that can't be evaluated
-        hints = {}
-    found = hints.get("inputs")
-    if found is None:
-        found = getattr(main, "__globals__", {}).get("Inputs")
-    if isinstance(found, type) and issubclass(found, BaseModel):
-        return found
-    raise TypeError("main() of a typed program takes `inputs: Inputs`, where Inputs is a pydantic model")
+    from neartime.packaging.models import inputs_model
+
+    if (found := inputs_model(main)) is None:
+        raise TypeError("main() of a typed program takes a pydantic model as its third argument: inputs: Inputs")
+    return found
 
 
 def _model(model: type[BaseModel], values: dict[str, Any]) -> BaseModel:

@@ -28,51 +28,80 @@ class Wire:
 
     def __init__(self, pipe: int) -> None:
         self._pipe = pipe
-        self._frame = threading.Lock()
-        self._value = threading.RLock()
-        self._main = threading.main_thread().ident
-        self._writing = 0
+        self._lock = threading.RLock()
         self._interruption: BaseException | None = None
+        self.foreign = False
+        """Whether this is a process that the program forked: the pipe is not its own."""
+        os.register_at_fork(after_in_child=self._disown)
 
     def send(self, kind: Frame, body: bytes = b"") -> None:
-        self._enter()
         try:
-            with self._frame:
+            with self._lock:
                 self._write(pack(kind, body))
         finally:
-            self._leave()
+            if self._interruption is not None and not self._busy():
+                self._interrupt()
 
     def send_value(self, kind: Frame, chunks: Iterator[bytes], check: Callable[[], None] = lambda: None) -> None:
         """An encoded value, chunk by chunk; a small one in one frame. Values of several threads do not mix.
 
         `check` raises where the value's job has ended while another one was sent.
         """
-        self._enter()
+        if self.foreign:
+            raise RuntimeError("user_messenger works in the process that runs main() alone; hand the value back to it")
         try:
-            with self._value:
+            with self._lock:
                 check()
                 first = next(chunks)
                 second = next(chunks, None)
                 if second is None and len(first) <= INLINE_LIMIT:
-                    with self._frame:
-                        self._write(pack(kind, first))
-                    return
-                try:
-                    self.send(Frame.CHUNK, first)
-                    while second is not None:
-                        self.send(Frame.CHUNK, second)
-                        second = next(chunks, None)
-                except BaseException:
-                    self.send(Frame.DISCARD)
-                    raise
-                self.send(kind)
+                    self._write(pack(kind, first))
+                else:
+                    self._write_large(kind, first, second, chunks)
         finally:
-            self._leave()
+            if self._interruption is not None:
+                self._interrupt()
 
     def settle(self) -> None:
         """Returns when no thread is in the middle of a value."""
-        with self._value:
+        with self._lock:
             return
+
+    def interrupt(self, error: BaseException) -> None:
+        """Raises `error` in the main thread: here, or when the frame that it is writing is complete.
+
+        Called by a signal's handler, and so in the main thread.
+        """
+        if self._busy():
+            self._interruption = error
+        else:
+            raise error
+
+    def forget_interruption(self) -> None:
+        self._interruption = None
+
+    def _interrupt(self) -> None:
+        """Between two frames: what came in the middle of one is raised now, if this is the main thread."""
+        error = self._interruption
+        if error is not None and threading.current_thread() is threading.main_thread():
+            self._interruption = None
+            raise error
+
+    def _busy(self) -> bool:
+        """Whether this thread is in the middle of something."""
+        return self._lock._is_owned()  # type: ignore[attr-defined,no-any-return]  # as threading.Condition asks it
+
+    def _write_large(self, kind: Frame, first: bytes, second: bytes | None, rest: Iterator[bytes]) -> None:
+        try:
+            self._write(pack(Frame.CHUNK, first))
+            while second is not None:
+                self._write(pack(Frame.CHUNK, second))
+                self._interrupt()
+                second = next(rest, None)
+        except BaseException:
+            self._write(pack(Frame.DISCARD))
+            raise
+        self._write(pack(kind))
 
     def _write(self, data: bytes) -> None:
         written = os.write(self._pipe, data)
@@ -81,29 +110,8 @@ class Wire:
             while rest:
                 rest = rest[os.write(self._pipe, rest) :]
 
-    def interrupt(self, error: BaseException) -> None:
-        """Raises `error` in the main thread: here, or when the frame that it is writing is complete.
-
-        Called by a signal's handler, and so in the main thread.
-        """
-        if self._writing:
-            self._interruption = error
-        else:
-            raise error
-
-    def _enter(self) -> None:
-        if threading.get_ident() == self._main:
-            self._writing += 1
-
-    def _leave(self) -> None:
-        if threading.get_ident() == self._main:
-            self._writing -= 1
-            if not self._writing and self._interruption is not None:
-                error, self._interruption = self._interruption, None
-                raise error
-
-    def forget_interruption(self) -> None:
-        self._interruption = None
+    def _disown(self) -> None:
+        self.foreign = True
 
 
 class UserMessenger:
@@ -116,7 +124,6 @@ class UserMessenger:
         self._schemas = schemas
         self._qpy_version = qpy_version
         self._restore = restore
-        self._process = os.getpid()
         self._open = True
         self._final: IO[bytes] | None = None
 
@@ -132,14 +139,15 @@ class UserMessenger:
             EncodeError: something in the value has no wire form; the message gives its path and its type.
             InvalidResult: it is not what the program's schema of interim results declares.
         """
-        self._check_open()
-        what = "result" if final else "interim"
-        chunks = self._encoded(message, what, encoder)
         if not final:
-            self._wire.send_value(Frame.INTERIM, chunks, self._check_open)
+            self._wire.send_value(Frame.INTERIM, self._encoded(message, "interim", encoder), self._check_open)
             return
+        self._check_open()
+        chunks = self._encoded(message, "result", encoder)
         held = tempfile.SpooledTemporaryFile(max_size=CHUNK_SIZE)  # noqa: SIM115  # until main() returns
         held.writelines(chunks)
+        if self._final is not None:
+            self._final.close()
         self._final = held
 
     def checkpoint(self, state: Any) -> None:
@@ -150,7 +158,6 @@ class UserMessenger:
         Raises:
             EncodeError: something in it has no wire form.
         """
-        self._check_open()
         chunks = encode_chunks(state, qpy_version=self._qpy_version, root="checkpoint")
         self._wire.send_value(Frame.CHECKPOINT, chunks, self._check_open)
 
@@ -190,8 +197,6 @@ class UserMessenger:
         return chunks if schema is None else _checked(chunks, schema, what)
 
     def _check_open(self) -> None:
-        if os.getpid() != self._process:
-            raise RuntimeError("user_messenger works in the process that runs main() alone; hand the value back to it")
         if not self._open:
             raise RuntimeError("its job has ended; join the program's threads before main() returns")
 

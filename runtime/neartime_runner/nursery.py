@@ -54,8 +54,9 @@ class Nursery:
         self._child: Child | None = None
         self._lost = False
 
-    def attach(self) -> None:
-        """Begins to listen; in the supervisor's event loop."""
+    def attach(self, lost: Callable[[], None]) -> None:
+        """Begins to listen, in the supervisor's event loop. `lost` is called when the nursery is gone."""
+        self._note_loss = lost
         asyncio.get_running_loop().add_reader(self._socket, self._hear)
 
     async def child(self, setup: Setup, book: LogBook) -> Child:
@@ -87,10 +88,8 @@ class Nursery:
         made.say(Frame.SETUP, setup.model_dump_json().encode())
         return made
 
-    def end(self) -> None:
-        """Ends the nursery and what is in it, at once."""
-        if self._child is not None and not self._child.exited.done():
-            self._child.kill(signal.SIGKILL)
+    def close(self) -> None:
+        """Listens no more; what is in it is for the supervisor to kill."""
         asyncio.get_running_loop().remove_reader(self._socket)
         self._socket.close()
 
@@ -114,6 +113,7 @@ class Nursery:
 
     def _lose(self) -> None:
         self._lost = True
+        self._note_loss()
         asyncio.get_running_loop().remove_reader(self._socket)
         lost = NurseryLost("the process that forks children is gone")
         if self._forked is not None and not self._forked.done():
@@ -129,6 +129,10 @@ class Child:
         self.pid = pid
         self.exited: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         """Its exit code, negative for the signal that killed it; done when all that it had started is gone too."""
+        self.gone = False
+        """Whether it has closed its pipe: no job can run in it any more."""
+        self.used = False
+        """Whether a job was given to it."""
 
     async def open(self, descriptors: list[int], book: LogBook) -> None:
         """Takes over the supervisor's ends of its pipes."""
@@ -191,10 +195,6 @@ class Child:
         """Tells it and the processes that it started, as far as they stayed in its group."""
         if not self.exited.done():
             processes.kill_group(self.pid, number)
-
-    def leave(self) -> None:
-        """Says that there are no more jobs: it ends."""
-        self._writer.close()
 
 
 async def _reader(descriptor: int, limit: int) -> asyncio.StreamReader:

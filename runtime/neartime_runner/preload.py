@@ -17,6 +17,7 @@ from contextlib import suppress
 OWN = (
     "neartime.codec",
     "neartime.codec.plain",
+    "neartime.packaging.models",
     "neartime.schema",
     "neartime.types",
     "jsonschema",
@@ -60,8 +61,7 @@ def preload() -> None:
         return
     _loaded = True
     for name in OWN:
-        with suppress(ModuleNotFoundError):  # TEMPORARY until neartime.schema and neartime.types are written
-            importlib.import_module(name)
+        importlib.import_module(name)
     for name in SCIENCE:
         if importlib.util.find_spec(name.partition(".")[0]) is None:
             continue

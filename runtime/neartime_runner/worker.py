@@ -11,7 +11,7 @@ import os
 import signal
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import suppress
 from typing import Any, Final
 
@@ -51,6 +51,7 @@ def supervise(take: Callable[[], Launch], forget: Callable[[], None] = lambda: N
         take: gives the launch document, once the process that forks children has been made.
         forget: drops what is known of it already, in that process.
     """
+    processes.adopt_orphans()
     nursery = Nursery(forget)
     processes.keep_private()
     launch = take()
@@ -69,7 +70,6 @@ class Worker:
         self._book = LogBook()
         self._link: Link | None = None
         self._child: Child | None = None
-        self._listening: asyncio.Task[None] | None = None
         self._attempt: Attempt | None = None
         self._running: asyncio.Task[None] | None = None
         self._ran: OrderedDict[tuple[str, int], None] = OrderedDict()
@@ -80,6 +80,7 @@ class Worker:
         """When the control plane was heard last, or a job ended."""
         self._draining = False
         self._exit_code = 0
+        self._forking = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> int:
@@ -87,10 +88,11 @@ class Worker:
         self._news, self._ending = asyncio.Event(), asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._terminate)
-        self._nursery.attach()
+        self._nursery.attach(self._nursery_lost)
         line = Line(self._access, name=f"neartime worker {self._id}", opened=self._opened)
         opening = asyncio.ensure_future(line.link())
         chores = [asyncio.ensure_future(work) for work in (self._outbox.keep_trying(), self._beats(), self._idle())]
+        self._spawn(self._replace_child())
         try:
             await self._ending.wait()
             with suppress(asyncio.TimeoutError):
@@ -99,7 +101,8 @@ class Worker:
             for task in (opening, *chores):
                 task.cancel()
             await line.close()
-            self._nursery.end()
+            self._nursery.close()
+            processes.kill_children()
         return self._exit_code
 
     # --- the connection
@@ -139,7 +142,7 @@ class Worker:
                 with suppress(*AWAY):
                     await self._link.client.publish(subject, headers=self._signed(subject, beat))
 
-    def _fetch(self, job_id: str, wanted: Fetchable) -> AsyncIterator[bytes]:
+    def _fetch(self, job_id: str, wanted: Fetchable) -> AsyncGenerator[bytes, None]:
         return fetch(self._ask, job_id, wanted)
 
     async def _ask(self, request: Fetch, timeout: float) -> bytes:
@@ -207,10 +210,12 @@ class Worker:
     async def _run(self, attempt: Attempt) -> None:
         try:
             await attempt.run()
-        except Exception:
+        except Exception:  # the control plane closes the job when this worker is gone
             log.exception("a job could not be run to its end")
             self._exit_code = 1
-            self._ending.set()  # the control plane closes the job when this worker is gone
+            self._draining = True
+        if attempt.abandoned:
+            self._exit_code = TERMINATED
         self._contact = time.monotonic()
         self._attempt = None
         self._news.set()
@@ -220,34 +225,59 @@ class Worker:
     # --- the child
 
     async def _ready_child(self) -> Child:
-        if self._child is None or self._child.exited.done():
-            launch = self._launch
-            setup = Setup(
-                manifest=launch.manifest,
-                path=launch.path,
-                backend=launch.backend,
-                memory=launch.limits.memory,
-                supervisor=os.getpid(),
-            )
-            self._child = child = await self._nursery.child(setup, self._book)
-            self._listening = asyncio.create_task(self._listen(child))
-        return self._child
+        """The child, or a new one in place of one that is gone.
+
+        Raises:
+            NurseryLost: there can't be one.
+        """
+        async with self._forking:
+            if self._child is not None and self._child.gone:
+                await self._child.exited
+                self._child = None
+            if self._child is None:
+                launch = self._launch
+                setup = Setup(
+                    manifest=launch.manifest,
+                    path=launch.path,
+                    backend=launch.backend,
+                    memory=launch.limits.memory,
+                    supervisor=os.getpid(),
+                )
+                self._child = child = await self._nursery.child(setup, self._book)
+                self._spawn(self._listen(child))
+            return self._child
+
+    async def _replace_child(self) -> None:
+        with suppress(NurseryLost):
+            await self._ready_child()
 
     async def _listen(self, child: Child) -> None:
-        async for kind, body in child.frames():
-            if kind is Frame.LOG:
-                logged = Logged.model_validate_json(body)
-                for line in logged.text.split("\n"):
-                    self._book.write("logging", line, logged.level, logged.time)
-                await self._book.room()
-            elif self._attempt is not None:
-                await self._attempt.take(kind, body)
-        if self._attempt is not None:
+        try:
+            async for kind, body in child.frames():
+                await self._take(child, kind, body)
+        except ValueError as error:
+            log.error("a child does not keep to the protocol: %s", error)
+            child.kill(signal.SIGKILL)
+        child.gone = True
+        if self._attempt is not None and self._attempt.runs_in(child):
             self._attempt.lost()
         await child.exited
-        if not self._ending.is_set():
-            with suppress(NurseryLost):
-                await self._ready_child()
+        if child.used and not self._draining:  # else it would die again and again
+            await self._replace_child()
+
+    async def _take(self, child: Child, kind: Frame, body: bytes) -> None:
+        if kind is Frame.LOG:
+            logged = Logged.model_validate_json(body)
+            for line in logged.text.split("\n"):
+                self._book.write("logging", line, logged.level, logged.time)
+            await self._book.room()
+        elif self._attempt is not None and self._attempt.runs_in(child):
+            await self._attempt.take(kind, body)
+
+    def _nursery_lost(self) -> None:
+        log.error("the process that forks children is gone")
+        self._exit_code = 1
+        self._drain()
 
     # --- the end
 
@@ -259,7 +289,6 @@ class Worker:
 
     def _terminate(self) -> None:
         if self._attempt is not None:
-            self._exit_code = TERMINATED
             self._attempt.stop(Stopping(None, ReasonCode.WORKER_LOST, "its worker was told to end"))
         self._drain()
 
@@ -267,9 +296,10 @@ class Worker:
         limit = self._launch.limits.idle
         while True:
             left = self._contact + limit - time.monotonic()
-            if left <= 0 and self._attempt is None:
+            if left <= 0 and (self._attempt is None or self._attempt.over):
                 log.info("nothing was heard of the control plane for %.0f s", limit)
-                self._drain()
+                self._draining = True
+                self._ending.set()
             await asyncio.sleep(max(left, limit / 10, 0.01))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:

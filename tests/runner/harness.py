@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
@@ -48,30 +49,35 @@ AER = BackendSpec(name="aer", factory="qiskit_aer:AerSimulator")
 async def until(holds: Callable[[], Any], timeout: float = 20) -> Any:
     """What it gives, once it holds: something that nothing here announces."""
     async with asyncio.timeout(timeout):
-        while not (found := holds()):
+        while True:
+            if found := holds():
+                return found
             await asyncio.sleep(0.01)
-        return found
 
 
 class Zygote:
     """A zygote process, and a client of it."""
 
     def __init__(self, folder: Path, python: str = sys.executable) -> None:
-        self.socket, self._python = folder / "run" / "zygote.sock", python
+        self.folder, self._python = folder, python
+        self.socket = folder / "run" / "zygote.sock"
         self.log = folder / "zygote.log"
-        self.process: asyncio.subprocess.Process
+        self.process: subprocess.Popen[bytes]
         self.state: ZygoteState
         self.events: list[Spawned | WorkerExit] = []
-        self._changed = asyncio.Condition()
 
-    async def start(self) -> None:
+    def start(self) -> None:
+        arguments = [self._python, "-m", "neartime_runner", "zygote"]
+        arguments += ["--socket", str(self.socket), "--home", str(self.folder)]
         with self.log.open("ab") as log:
-            self.process = await asyncio.create_subprocess_exec(
-                self._python, "-m", "neartime_runner", "zygote", "--socket", str(self.socket),
-                "--home", str(self.socket.parent.parent), stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log,
-                start_new_session=True,
-            )  # fmt: skip
-        await self.connect()
+            self.process = subprocess.Popen(
+                arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd=self.folder
+            )
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+        self.process.wait()
 
     async def connect(self) -> None:
         async with asyncio.timeout(60):
@@ -80,11 +86,12 @@ class Zygote:
                     self._reader, self._writer = await asyncio.open_unix_connection(str(self.socket), limit=1 << 24)
                     break
                 except OSError:
-                    assert self.process.returncode is None, self.log.read_text()
+                    assert self.process.poll() is None, self.log.read_text()
                     await asyncio.sleep(0.01)
         state = ZygoteEvent.validate_json(await self._reader.readline())
         assert isinstance(state, ZygoteState)
         self.state = state
+        self._changed = asyncio.Condition()
         self._listening = asyncio.create_task(self._listen(self._reader))
 
     async def disconnect(self) -> None:
@@ -116,12 +123,6 @@ class Zygote:
             await self._changed.wait_for(found)
             return found()
 
-    async def stop(self) -> None:
-        await self.disconnect()
-        if self.process.returncode is None:
-            self.process.terminate()
-        await self.process.wait()
-
 
 @dataclass
 class Job:
@@ -147,15 +148,16 @@ class Job:
 class World:
     """A NATS server, one instance in it, a zygote, and programs in a folder."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, zygote: Zygote) -> None:
+        self.folder, self.zygote = folder, zygote
         self.instance = new_id()
         self.beats: list[Beat] = []
         self.blobs: dict[str, list[bytes]] = {}
         self.fetched: list[Fetch] = []
+        self.workers: list[Worker] = []
         self._stack = AsyncExitStack()
 
-    async def open(self, zygote: Zygote) -> None:
+    async def open(self) -> None:
         self.settings = Settings(home=self.folder, jobs_stream_bytes=64 << 20, bulk_stream_bytes=256 << 20)
         self.keys = Keys.load(self.settings.secret_path, create=True)
         self.server = NatsServer(self.folder / "nats", self.keys)
@@ -167,9 +169,13 @@ class World:
         await self.bus.connect(self.server.url)
         self._stack.push_async_callback(self.bus.close)
         await self.bus.add_instance(self.instance)
-        self.zygote = zygote
 
     async def close(self) -> None:
+        for worker in self.workers:
+            self.zygote.say(Kill(worker_id=worker.id, grace=0.2))
+        for worker in self.workers:
+            await self.zygote.exited(worker.id)
+            self.zygote.say(Forget(worker_id=worker.id))
         await self._stack.aclose()
 
     async def _hear_beat(self, instance_id: str, beat: Beat) -> None:
@@ -215,6 +221,7 @@ class World:
         launch = self.launch(program, **more)
         self.zygote.say(Spawn(launch=launch))
         worker = Worker(self, launch, await self.zygote.spawned(launch.worker_id))
+        self.workers.append(worker)
         await worker.beat(lambda beat: beat.ready)
         return worker
 
