@@ -37,8 +37,14 @@ ZYGOTE_GRACE: Final = 5.0
 class ProcessExecutor:
     """For trusted programs: they run as the server's own user, and see what it sees."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, *, idle: float = IDLE_SECONDS, tidy: float = TIDY_SECONDS) -> None:
+        """
+        Args:
+            idle: seconds that a zygote without workers is kept.
+            tidy: seconds between two looks for those that nobody needs.
+        """
         self._home = home.resolve()
+        self._idle_seconds, self._tidy_seconds = idle, tidy
         self._zygotes: dict[str, Zygote] = {}
         self._changing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         """Held while a zygote is met, started or ended, by name."""
@@ -275,7 +281,7 @@ class ProcessExecutor:
 
     async def _tidy(self) -> None:
         while True:
-            await asyncio.sleep(TIDY_SECONDS)
+            await asyncio.sleep(self._tidy_seconds)
             await self._look()  # one may have been silent, or started by another server
             for one in self._needless(asyncio.get_running_loop().time()):
                 await self._end(one)
@@ -285,7 +291,7 @@ class ProcessExecutor:
         idle.sort(key=lambda one: self._used[one.name], reverse=True)
         needless = [one for one in idle if not addresses.of_this_build(one.name)]
         spare = [one for one in idle if one not in needless and not addresses.of_own_place(one.name)]
-        late = [one for one in spare[:IDLE_ZYGOTES] if now - self._used[one.name] > IDLE_SECONDS]
+        late = [one for one in spare[:IDLE_ZYGOTES] if now - self._used[one.name] > self._idle_seconds]
         return needless + spare[IDLE_ZYGOTES:] + late
 
     async def _end(self, one: Zygote) -> None:
@@ -301,7 +307,7 @@ class ProcessExecutor:
             log.info("the zygote %s is ended: nobody needs it", one.name)
             del self._zygotes[one.name]
             await one.close()
-            await zygote.end(one.pid, ZYGOTE_GRACE)
+            await zygote.end(one.pid, self._processes.get(one.name), ZYGOTE_GRACE)
             await self._reap(one.name)
 
     def _background(self, work: Coroutine[Any, Any, None], name: str) -> None:

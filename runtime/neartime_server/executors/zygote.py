@@ -272,17 +272,20 @@ def _is_held(path: Path) -> bool:
     return False
 
 
-async def end(pid: int, grace: float) -> None:
-    """SIGTERM to a zygote that has no workers, SIGKILL after `grace` seconds."""
+async def end(pid: int, process: subprocess.Popen[bytes] | None, grace: float) -> None:
+    """SIGTERM to a zygote that has no workers, SIGKILL after `grace` seconds. `process` is its own, as a child's."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + grace
     try:
         os.kill(pid, signal.SIGTERM)
-        deadline = asyncio.get_running_loop().time() + grace
-        while asyncio.get_running_loop().time() < deadline:
+        while loop.time() < deadline:
+            await asyncio.sleep(0.05)
+            if process is not None and process.poll() is not None:
+                return
             os.kill(pid, 0)
-            await asyncio.sleep(0.1)
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
-        pass
+        return
 
 
 def _tail(log: Path, since: int) -> str:

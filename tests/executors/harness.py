@@ -1,0 +1,224 @@
+"""What the suite of executors asks of each of them, and what it has of the process executor."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from neartime.codec import decode, encode
+from neartime.contract.backends import BackendSpec
+from neartime.contract.ids import new_id
+from neartime.contract.jobs import JobStatus
+from neartime.contract.launch import Beat, Drain, Fetch, Launch, Limits, Start
+from neartime.contract.programs import Manifest
+from neartime_server.bus import Bus, Keys, NatsServer
+from neartime_server.embedded import processes
+from neartime_server.executors import Executor, Exited, Observed, Place, ProcessExecutor, Running, Synced
+from neartime_server.settings import Settings
+
+
+async def until(holds: Callable[[], object], timeout: float = 30) -> None:
+    """Until something holds that nothing here announces."""
+    async with asyncio.timeout(timeout):
+        while True:
+            if holds():
+                return
+            await asyncio.sleep(0.01)
+
+
+@dataclass(frozen=True)
+class Where:
+    """An environment."""
+
+    digest: str | None
+    python: Path
+
+
+OWN = Where(None, Path(sys.executable))
+
+
+class Kind(Protocol):
+    """One kind of executor, on one machine."""
+
+    environment: Place
+    """One in which workers run."""
+    broken: Place
+    """One in which none can be started."""
+    words: str
+    """What it says when none can be started there."""
+
+    def executor(self) -> Executor:
+        """A new one, as a server that starts has it: it finds what others have started here."""
+
+    def kill(self, worker_pid: int) -> None:
+        """End a worker from outside, at once; it has said the pid of its supervisor."""
+
+    def close(self) -> None:
+        """End all that runs."""
+
+
+class Processes:
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.environment = OWN
+        self.broken = Where("sha256:" + "0" * 64, home / "no-neartime")
+        self.words = "No module named neartime_runner"
+        self.broken.python.parent.mkdir(parents=True, exist_ok=True)
+        # Isolated, and without site-packages.
+        self.broken.python.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S "$@"\n')
+        self.broken.python.chmod(0o755)
+
+    def executor(self) -> ProcessExecutor:
+        return ProcessExecutor(self.home)
+
+    def kill(self, worker_pid: int) -> None:
+        os.kill(worker_pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        processes.end_runners(self.home, 2.0)
+
+
+class Watcher:
+    """What an executor says."""
+
+    def __init__(self) -> None:
+        self.said: list[Observed] = []
+
+    @property
+    def running(self) -> set[str]:
+        return {one.worker_id for one in self.said if isinstance(one, Running)}
+
+    def exits(self, worker_id: str) -> list[Exited]:
+        return [one for one in self.said if isinstance(one, Exited) and one.worker_id == worker_id]
+
+    async def exit(self, worker_id: str) -> Exited:
+        await until(lambda: self.exits(worker_id))
+        (one,) = self.exits(worker_id)
+        return one
+
+
+@asynccontextmanager
+async def watching(executor: Executor) -> AsyncIterator[Watcher]:
+    """Follows an executor meanwhile."""
+    watcher = Watcher()
+
+    async def watch() -> None:
+        async for seen in executor.observe():
+            watcher.said.append(seen)
+
+    task = asyncio.create_task(watch())
+    try:
+        await until(lambda: Synced() in watcher.said)
+        yield watcher
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+# --- what the control plane says to workers
+
+
+class Lab:
+    """A NATS server, and an instance in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.instance = folder, new_id()
+        self.beats: list[Beat] = []
+
+    async def open(self) -> None:
+        settings = Settings(home=self.folder, jobs_stream_bytes=16 << 20, bulk_stream_bytes=16 << 20)
+        self.keys = Keys.load(settings.secret_path, create=True)
+        self.server = NatsServer(self.folder / "nats", self.keys)
+        await self.server.start()
+        self.bus = Bus(settings, self.keys)
+        self.bus.on_beat(self._hear)
+        self.bus.on_fetch(self._give_nothing)
+        await self.bus.connect(self.server.url)
+        await self.bus.add_instance(self.instance)
+
+    async def close(self) -> None:
+        await self.bus.close()
+        await self.server.stop()
+
+    async def _hear(self, instance_id: str, beat: Beat) -> None:
+        self.beats.append(beat)
+
+    async def _give_nothing(self, instance_id: str, worker_id: str, fetch: Fetch) -> bytes:
+        return b""
+
+    def launch(self, program: str) -> Launch:
+        """Of a new worker, for a program of one module."""
+        worker_id, session_id = new_id(), new_id()
+        folder = self.folder / "programs" / worker_id
+        folder.mkdir(parents=True)
+        (folder / "program.py").write_text(program)
+        access, _ = self.bus.worker_credential(self.instance, worker_id, session_id, 3600)
+        return Launch(
+            worker_id=worker_id,
+            session_id=session_id,
+            program_id=new_id(),
+            version_id=new_id(),
+            manifest=Manifest(name="program").model_dump(mode="json"),
+            path=str(folder),
+            backend=BackendSpec(name="none", factory="types:SimpleNamespace", options={"name": "none"}),
+            nats=access,
+            control_key=self.keys.control_key(worker_id),
+            limits=Limits(cancel_grace=0.4, heartbeat=0.2),
+        )
+
+    async def start(self, executor: Executor, place: Place, program: str) -> Worker:
+        """A worker that was started and is ready."""
+        worker = Worker(self, self.launch(program))
+        await executor.start(worker.launch, place)
+        await worker.ready()
+        return worker
+
+
+class Worker:
+    def __init__(self, lab: Lab, launch: Launch) -> None:
+        self.lab, self.launch, self.id = lab, launch, launch.worker_id
+
+    async def ready(self) -> None:
+        await until(lambda: any(beat.worker_id == self.id and beat.ready for beat in self.lab.beats))
+
+    async def begin(self, **inputs: Any) -> str:
+        job_id = new_id()
+        body = encode(inputs)
+        answer = await self.lab.bus.command(
+            self.lab.instance, self.id, Start(job_id=job_id, max_execution_time=300), body
+        )
+        assert answer.ok, answer.error
+        return job_id
+
+    async def drain(self) -> None:
+        assert (await self.lab.bus.command(self.lab.instance, self.id, Drain())).ok
+
+    async def said(self, job_id: str, kind: str) -> Any:
+        """The first of what a job says, `interim` or `result`."""
+        bus, session = self.lab.bus, self.launch.session_id
+        source = bus.job_events(self.lab.instance, session, job_id, logs=False)
+        async with asyncio.timeout(60), aclosing(source) as events:
+            async for event in events:
+                if event.kind == kind:
+                    return decode(b"".join([part async for part in bus.value(self.lab.instance, event)]))
+        raise AssertionError(f"the job said no {kind}")
+
+    async def run(self, **inputs: Any) -> Any:
+        """A job's result, once it has ended."""
+        job_id = await self.begin(**inputs)
+        bus, session, value = self.lab.bus, self.launch.session_id, None
+        source = bus.job_events(self.lab.instance, session, job_id, logs=False)
+        async with asyncio.timeout(60), aclosing(source) as events:
+            async for event in events:
+                if event.kind == "result":
+                    value = decode(b"".join([part async for part in bus.value(self.lab.instance, event)]))
+                elif event.kind == "status" and event.status().status.final:
+                    assert event.status().status is JobStatus.COMPLETED, event.status()
+        return value
