@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from neartime.packaging.archive import pack, read_files, unpack
     from neartime.packaging.models import inputs_model, json_schema
-    from neartime.packaging.package import Package, package
+    from neartime.packaging.program import Package, package
 
 __all__ = ["Package", "inputs_model", "json_schema", "pack", "package", "read_files", "unpack"]
 
 _MODULES = {
-    "Package": "package",
+    "Package": "program",
     "inputs_model": "models",
     "json_schema": "models",
     "pack": "archive",
-    "package": "package",
+    "package": "program",
     "read_files": "archive",
     "unpack": "archive",
 }

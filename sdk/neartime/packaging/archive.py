@@ -24,6 +24,8 @@ MAX_NAME: Final = 255
 """Bytes of one part of a path, as file systems have it."""
 ROOT: Final = "data"
 """How the paths of its faults begin: the field of an upload that holds it."""
+_ENTRY: Final = b"PK\x01\x02"
+"""Begins an entry of a zip's directory."""
 _EPOCH: Final = (1980, 1, 1, 0, 0, 0)
 _BLOCK: Final = 1 << 20
 _METHODS = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
@@ -120,6 +122,8 @@ def path_fault(path: str) -> str | None:
 
 
 def _opened(archive: bytes) -> zipfile.ZipFile:
+    if archive.count(_ENTRY) > 2 * MAX_FILES:  # compressed data may hold it too; `zipfile` would read a million first
+        raise _refused([Fault(path=ROOT, message=f"has more than the {MAX_FILES} files that are taken")])
     try:
         return zipfile.ZipFile(io.BytesIO(archive))
     except _BROKEN as error:

@@ -138,6 +138,10 @@ def _content(value: Any, dumps: Callable[[Any], bytes], known: set[int]) -> Iter
             yield from _content(item, dumps, known)
     elif isinstance(value, type) and _is_own(value):
         yield (_source(value) or value.__qualname__).encode("utf-8", "replace")
+        for name, item in sorted(vars(value).items(), key=lambda pair: pair[0]):
+            if isinstance(item, FunctionType):
+                yield name.encode("utf-8", "replace")
+                yield from _content(item, dumps, known)
     elif isinstance(value, ModuleType):
         yield value.__name__.encode()
         if _is_local(value):
@@ -155,10 +159,11 @@ def _is_own(value: Any) -> bool:
 
 
 def _around(function: FunctionType) -> dict[str, Any]:
-    """What a function refers to, by name: globals, variables of functions around it, defaults."""
+    """What a function refers to, by name: globals, variables of functions around it, its parameters' types, defaults."""
     names = set(_names(function.__code__))
     found = {name: function.__globals__[name] for name in names if name in function.__globals__}
     found |= inspect.getclosurevars(function).nonlocals
+    found |= {f"<{name}>": kind for name, kind in function.__annotations__.items() if isinstance(kind, type)}
     return {**found, "<defaults>": [function.__defaults__, function.__kwdefaults__]}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -16,6 +17,8 @@ from neartime.schema.keywords import DRAFTS, UNSUPPORTED, matcher, suggestion, v
 from neartime.schema.names import INSIDES, PREFIX, TYPE_NAMES, TypeName, named
 from neartime.schema.wire import shown, step
 
+MAX_SCHEMA: Final = 256 << 10
+"""Bytes of a schema: it is looked up for every job."""
 DTYPES: Final = frozenset(
     {
         *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
@@ -51,6 +54,14 @@ def schema_faults(schema: Any, root: str) -> list[Fault]:
     if draft not in DRAFTS:
         known = ", ".join(DRAFTS)
         return [Fault(path=f"{root}.$schema", message=f"{draft} is not read here; there are {known}")]
+    try:
+        size = len(json.dumps(schema))
+    except RecursionError:
+        return [Fault(path=root, message="is nested too deep")]
+    except (TypeError, ValueError) as error:
+        return [Fault(path=root, message=f"is no JSON: {error}; a date, for example, is written as text")]
+    if size > MAX_SCHEMA:
+        return [Fault(path=root, message=f"has {size} bytes, more than the {MAX_SCHEMA} that are taken")]
     try:
         of_schemas = validator_class(draft)
         if found := told(of_schemas(of_schemas.META_SCHEMA).iter_errors(schema), root):

@@ -37,6 +37,9 @@ DRAFTS = {
 """Drafts that are read, by their `$schema`; the first, where a schema does not say. Qiskit Runtime had the second."""
 _STRUCTURAL = frozenset({"properties", "patternProperties", "required", "additionalProperties", "minProperties"})
 
+_LONGEST_WORD = 100
+"""Characters of a word for which a near one is looked for."""
+
 
 class TooManySteps(Exception):
     """A schema asks for more steps than a value of any use takes."""
@@ -60,6 +63,8 @@ def wrong_kind(kinds: list[str], instance: object) -> WrongKind:
 
 def suggestion(word: str, known: Iterable[str]) -> str:
     """`; did you mean maxiter?` where one of the known words is near, or nothing."""
+    if len(word) > _LONGEST_WORD:
+        return ""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f"; did you mean {near[0]}?" if near else ""
 
@@ -107,12 +112,33 @@ def _is_of(name: TypeName, instance: Any) -> bool:
         return VALUE in instance and name.fits(instance)
     for kind in name.json:
         if kind == "string" and isinstance(instance, str):
-            return True
+            return _reads(name.name, instance)
         if kind == "number" and _is_number(instance):
             return True
         if kind == "[number]" and isinstance(instance, list) and _all_numbers(instance):
             return True
     return False
+
+
+_TEXTS: dict[str, SchemaValidator] = {
+    "datetime": SchemaValidator(core_schema.datetime_schema()),
+    "date": SchemaValidator(core_schema.date_schema()),
+    "time": SchemaValidator(core_schema.time_schema()),
+    "timedelta": SchemaValidator(core_schema.timedelta_schema()),
+    "Decimal": SchemaValidator(core_schema.decimal_schema()),
+    "UUID": SchemaValidator(core_schema.uuid_schema()),
+}
+"""What reads a type's text, as pydantic does where the program runs."""
+
+
+def _reads(name: str, text: str) -> bool:
+    if (reader := _TEXTS.get(name)) is None:
+        return True
+    try:
+        reader.validate_python(text)
+    except Mismatch:
+        return False
+    return True
 
 
 def _is_number(value: object) -> bool:
@@ -177,7 +203,8 @@ def _pattern_properties(validator: Validator, patterns: Mapping[str, Any], insta
 
 
 def _pattern(validator: Validator, pattern: str, instance: Any, schema: Any) -> Errors:
-    if isinstance(instance, str) and not matches(pattern, instance):
+    # Of a long string of a large body only the beginning is there; it is of a type of its own.
+    if type(instance) is str and not matches(pattern, instance):
         yield ValidationError(f"{shown(instance)} does not match the pattern {pattern}")
 
 
@@ -185,6 +212,8 @@ def frozen(value: Any) -> Any:
     """A JSON value as something hashable that is equal where JSON is: 1 and 1.0 are, 1 and true are not."""
     if isinstance(value, bool):
         return ("bool", value)
+    if isinstance(value, str) and type(value) is not str:
+        return ("cut", id(value))  # the beginning of a long string of a large body: equal to no other
     if isinstance(value, list):
         return ("list", *map(frozen, value))
     if isinstance(value, dict):

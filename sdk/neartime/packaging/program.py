@@ -116,13 +116,13 @@ def _files(data: object) -> Files:
         return folder.read(Path(data))
     if not isinstance(data, str):
         raise PackagingError(f"a program is a path, source text or a function, not {type(data).__name__}")
-    if "\n" in data or "(" in data:
+    if "\n" in data:
         return folder.of_source(data.encode("utf-8", "surrogatepass"))
-    if not data.strip():
-        raise PackagingError("a program is a path, source text or a function, not an empty text")
-    if not Path(data).exists():
-        raise PackagingError(f"{data!r} is not there; `neartime program init NAME` begins a program")
-    return folder.read(Path(data))
+    if Path(data).exists():
+        return folder.read(Path(data))
+    if "(" in data:
+        return folder.of_source(data.encode("utf-8", "surrogatepass"))
+    raise PackagingError(f"{data!r} is not there; `neartime program init NAME` begins a program")
 
 
 def _program_toml(files: Files) -> dict[str, Any]:
