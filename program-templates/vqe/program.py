@@ -43,6 +43,23 @@ class Inputs(BaseModel):
     seed: int = Field(7, ge=0, description="Of the first parameters")
 
 
+class Interim(BaseModel):
+    """What is published after each evaluation of the energy."""
+
+    iteration: int
+    energy: float = Field(description="Hartree, the shift included")
+
+
+class Result(BaseModel):
+    """The lowest energy that was seen, and the exact one."""
+
+    energy: float = Field(description="Hartree, the shift included, as all energies here")
+    exact_energy: float = Field(description="The Hamiltonian's lowest eigenvalue")
+    difference: float = Field(description="By how much the energy is above the exact one")
+    iterations: int
+    parameters: types.ndarray = Field(description="Of the ansatz, in radians, where the energy was lowest")
+
+
 def estimator_of(backend, precision: float):
     """Aer computes expectation values exactly; any other backend samples them."""
     if type(backend).__module__.startswith("qiskit_aer"):
@@ -52,7 +69,7 @@ def estimator_of(backend, precision: float):
     return BackendEstimatorV2(backend=backend, options={"default_precision": precision})
 
 
-def main(backend, user_messenger, inputs: Inputs) -> dict:
+def main(backend, user_messenger, inputs: Inputs) -> Result:
     hamiltonian, shift = inputs.hamiltonian, inputs.shift or 0.0
     if hamiltonian is None:
         hamiltonian = SparsePauliOp.from_list(H2)
@@ -72,15 +89,15 @@ def main(backend, user_messenger, inputs: Inputs) -> dict:
         value = float(estimator.run([(circuit, observable, parameters)]).result()[0].data.evs) + shift
         if value < best["energy"]:
             best.update(energy=value, parameters=np.array(parameters))
-        user_messenger.publish({"iteration": evaluations, "energy": value})
+        user_messenger.publish(Interim(iteration=evaluations, energy=value))
         return value
 
     start = np.random.default_rng(inputs.seed).uniform(-np.pi, np.pi, ansatz.num_parameters)
     minimize(energy, start, method="COBYLA", options={"maxiter": inputs.maxiter, "rhobeg": 0.8, "tol": 1e-4})
-    return {
-        "energy": best["energy"],
-        "exact_energy": exact,
-        "difference": best["energy"] - exact,
-        "iterations": evaluations,
-        "parameters": best["parameters"],
-    }
+    return Result(
+        energy=best["energy"],
+        exact_energy=exact,
+        difference=best["energy"] - exact,
+        iterations=evaluations,
+        parameters=best["parameters"],
+    )
