@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -70,6 +70,7 @@ class Backends:
         self._log_file = log_file
         self._answers: dict[str, asyncio.Future[dict[str, Any] | _Failure]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._helpers: set[asyncio.subprocess.Process] = set()
 
     @classmethod
     def load(cls, settings: Settings) -> Backends:
@@ -139,8 +140,8 @@ class Backends:
 
     async def close(self) -> None:
         """End the helper, where one is at work."""
-        for task in self._tasks:
-            task.cancel()
+        for helper in self._helpers:
+            _kill(helper)
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     # --- the helper
@@ -188,7 +189,7 @@ class Backends:
             log.warning("%s", message)
             self._answers[name].set_result(_Failure(message, time.monotonic()))
 
-    async def _answered(self, configs: list[BackendConfig]) -> Any:
+    async def _answered(self, configs: list[BackendConfig]) -> AsyncIterator[dict[str, Any] | _Failure]:
         """What the helper says, one backend after the other."""
         self._log_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with self._log_file.open("ab") as errors:
@@ -197,6 +198,7 @@ class Backends:
                 stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=errors,
                 env=variables.of_worker(own=True), cwd=self._log_file.parent, limit=_LINE_BYTES,
             )  # fmt: skip
+        self._helpers.add(process)
         assert process.stdin is not None
         assert process.stdout is not None
         try:
@@ -204,20 +206,26 @@ class Backends:
                 spec = BackendSpec(name=config.name, factory=config.factory, options=config.options)
                 process.stdin.write(spec.model_dump_json().encode() + b"\n")
             process.stdin.close()  # when it has answered all of them, it ends
-            for _ in configs:
+            for config in configs:
                 line = await asyncio.wait_for(process.stdout.readline(), ANSWER_SECONDS)
                 if not line:
                     return
                 known = json.loads(line)
-                error = known.get("error") if len(known) == 1 else None
-                yield _Failure(str(error), time.monotonic()) if error else known
+                error = str(known["error"]) if len(known) == 1 and "error" in known else None
+                if error is not None and repr(config.name) not in error:
+                    error = f"the backend {config.name!r} can't be described: {error}"
+                yield known if error is None else _Failure(error, time.monotonic())
         finally:
-            if process.returncode is None:
-                try:
-                    process.kill()
-                except ProcessLookupError:
-                    pass
+            _kill(process)
             await process.wait()
+            self._helpers.discard(process)
+
+
+def _kill(process: asyncio.subprocess.Process) -> None:
+    try:
+        process.kill()
+    except ProcessLookupError:
+        pass
 
 
 def _unmet(name: str, known: dict[str, Any], wanted: BackendRequirements) -> list[str]:
