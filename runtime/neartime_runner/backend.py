@@ -129,7 +129,8 @@ _NO_GATES = frozenset(
 
 def _gate(target: Any, name: str) -> dict[str, Any]:
     operation = target.operation_from_name(name)
-    parameters = [str(one) for one in getattr(operation, "params", None) or ()]
+    # An operation of any width stands in the target as its class.
+    parameters = [] if isinstance(operation, type) else [str(one) for one in operation.params]
     places = [list(qubits) for qubits in (target[name] or {}) if qubits is not None]
     return {"name": name, "parameters": parameters, "qasm_def": "", "coupling_map": places}
 
