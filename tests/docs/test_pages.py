@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,7 @@ def test_every_relative_link_leads_to_a_file_and_a_heading(page: Path) -> None:
 def test_code_that_is_shown_can_be_read(page: Path) -> None:
     for language, text in BLOCK.findall(page.read_text()):
         if language == "python":
-            compile(text, f"a block of {page.name}", "exec")
+            compile(textwrap.dedent(text), f"a block of {page.name}", "exec")
         elif language == "json":
             json.loads(text)
         elif language == "toml":
