@@ -1,6 +1,6 @@
 """Draws demo.svg: what `scripts/demo` says in a terminal, the middle of it left out.
 
-    .venv/bin/python docs/pictures/demo.py
+.venv/bin/python docs/pictures/demo.py
 """
 
 from __future__ import annotations
