@@ -1,7 +1,4 @@
-"""Draws demo.svg: what `scripts/demo` says in a terminal, the middle of it left out.
-
-.venv/bin/python docs/pictures/demo.py
-"""
+"""Draws demo.svg beside it: what `scripts/demo` says in a terminal, the middle of it left out."""
 
 from __future__ import annotations
 
