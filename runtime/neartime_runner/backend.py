@@ -8,6 +8,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TextIO
 
 from neartime.contract.backends import BackendSpec
@@ -19,7 +20,7 @@ class BackendFailed(NeartimeError):
 
 
 def build(spec: BackendSpec) -> Any:
-    """What the backend's factory gives.
+    """What the backend's factory gives, under the name that the operator has given it.
 
     Raises:
         BackendFailed: it can't be imported, or raised.
@@ -27,12 +28,15 @@ def build(spec: BackendSpec) -> Any:
     module, _, name = spec.factory.partition(":")
     try:
         factory = functools.reduce(getattr, name.split("."), importlib.import_module(module))
-        return factory(**spec.options)  # type: ignore[operator]
+        backend = factory(**spec.options)  # type: ignore[operator]
     except Exception as error:  # a factory is anybody's code
         raise BackendFailed(
             f"the backend {spec.name!r} can't be built by {spec.factory} in this environment: "
             f"{type(error).__name__}: {error}"
         ) from error
+    with suppress(AttributeError):  # of a class that has no name to give
+        backend.name = spec.name
+    return backend
 
 
 class Meter:

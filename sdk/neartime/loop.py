@@ -54,12 +54,20 @@ class Loop:
     def iterate(self, items: AsyncIterator[T], timeout: float | None = None) -> Iterator[T]:
         """The items of an async iterator, one by one, for up to `timeout` seconds; leaving early closes it."""
         deadline = None if timeout is None else time.monotonic() + timeout
+        step: asyncio.Task[Any] | None = None
 
         async def following() -> tuple[bool, Any]:
+            nonlocal step
+            step = asyncio.current_task()
             try:
                 return True, await items.__anext__()
             except StopAsyncIteration:
                 return False, None
+
+        async def closed(close: Callable[[], Awaitable[None]]) -> None:
+            if step is not None:  # it was told to stop, and may be about to
+                await asyncio.wait({step})
+            await close()
 
         try:
             while True:
@@ -71,7 +79,7 @@ class Loop:
         finally:
             close = getattr(items, "aclose", None)
             if close is not None and self._loop.is_running():
-                self.run(close())
+                self.run(closed(close))
 
     def call(self, function: Callable[..., object], *arguments: Any) -> None:
         """Calls the function on the loop's thread, soon."""

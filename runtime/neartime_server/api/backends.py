@@ -26,21 +26,26 @@ async def index(here: Here) -> Response:
 @router.get("/{name}/configuration", response_model=dict[str, Any])
 async def configuration(name: str, here: Here) -> Response:
     """Number of qubits, basis gates and coupling map, as the backend itself states them."""
-    return Response(json.dumps(await here.backends.configuration(name)), media_type=JSON)
+    return Response(json.dumps(await here.backends.configuration(_name(here, name))), media_type=JSON)
 
 
 @router.get("/{name}/properties", response_model=dict[str, Any])
 async def properties(name: str, here: Here) -> Response:
     """Calibration, where the backend has one; the simulators have none."""
-    found = await here.backends.configuration(name)
+    found = await here.backends.configuration(_name(here, name))
     return Response(json.dumps(found.get("properties") or {}), media_type=JSON)
 
 
 @router.get("/{name}/status", response_model=BackendStatus)
 async def status(name: str, here: Here) -> Response:
     """Whether it takes jobs, and how many wait."""
-    found = await _status(here, here.backends.get(name))
+    found = await _status(here, here.backends.get(name, status=404))
     return Response(found.model_dump_json(), media_type=JSON)
+
+
+def _name(here: Services, name: str) -> str:
+    """The name, if there is such a backend."""
+    return here.backends.get(name, status=404).name
 
 
 async def _status(here: Services, config: BackendConfig) -> BackendStatus:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import datetime, timezone
 from typing import Annotated, Any
 
@@ -12,7 +13,7 @@ from fastapi import APIRouter, Header
 from fastapi.responses import Response, StreamingResponse
 
 from neartime.stream import Event
-from neartime_server.api.services import Caller, Here
+from neartime_server.api.services import PROJECTION_PATIENCE, Caller, Here
 from neartime_server.errors import Refused
 from neartime_server.store import jobs
 
@@ -39,6 +40,9 @@ async def events(
     async def stream() -> AsyncIterator[bytes]:
         yield b": the job's events follow\n\n"
         async for event in here.control.job_events(caller.instance_id, job_id, after=last_event_id):
+            if event.final:  # whoever hears of the end may read the result at once
+                with suppress(Refused):
+                    await here.control.projected(caller.instance_id, event.sequence, PROJECTION_PATIENCE)
             yield render(event)
 
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}

@@ -17,15 +17,22 @@ from neartime.contract.events import SEQUENCE_HEADER, encode_log
 from neartime.contract.jobs import MAX_TAGS, JobAccepted, JobMetrics, JobPage, JobRequest, JobStatus, JobView, Tag
 from neartime.contract.problem import ErrorCode
 from neartime_server.api import bodies, submission
-from neartime_server.api.services import JSON, Caller, Here, Services, answered, once_key, remembering
+from neartime_server.api.services import (
+    JSON,
+    PROJECTION_PATIENCE,
+    Caller,
+    Here,
+    Services,
+    answered,
+    once_key,
+    remembering,
+)
 from neartime_server.errors import Refused
 from neartime_server.store import blobs, idempotency, jobs, programs
 from neartime_server.store.programs import Version
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
-PROJECTION_PATIENCE = 10.0
-"""Seconds that a read waits for the store to reflect the sequence that its client has seen."""
 _IN_THREAD = 64 << 10
 """Bytes of a body from which on it is parsed beside the event loop."""
 

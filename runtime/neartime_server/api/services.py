@@ -27,6 +27,8 @@ from neartime_server.store.tokens import Principal, Role
 log = logging.getLogger(__name__)
 
 IDEMPOTENCY_HEADER: Final = "Idempotency-Key"
+PROJECTION_PATIENCE: Final = 10.0
+"""Seconds that a read waits for the store to reflect what its client has seen."""
 JSON: Final = "application/json"
 _KEY_LENGTH: Final = 128
 _VERSIONS_KEPT: Final = 512

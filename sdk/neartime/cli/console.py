@@ -13,6 +13,8 @@ from rich.table import Table
 
 from neartime.client import RuntimeService
 
+PIPE_WIDTH = 10_000
+"""Characters of a line where nobody's terminal ends it."""
 Json = Annotated[bool, typer.Option("--json", help="Write JSON to standard output, and nothing else.")]
 Timeout = Annotated[float | None, typer.Option(help="Seconds to wait at most; the job goes on after that.", min=0)]
 
@@ -38,7 +40,8 @@ class Output:
 
     def __init__(self, as_json: bool = False) -> None:
         self.as_json = as_json
-        self.out = Console(highlight=False)
+        # In a pipe, a row of a table is a line, however long.
+        self.out = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
         self.error = Console(stderr=True, highlight=False)
 
     def show(self, data: Any, human: RenderableType) -> None:
@@ -67,13 +70,12 @@ class Output:
         if not data:
             self.note(empty)
             return
-        width = None if sys.stdout.isatty() else 10_000  # in a pipe, a row is a line
         table = Table(box=None, pad_edge=False, header_style="bold")
         for heading in columns.values():
-            table.add_column(heading, no_wrap=width is not None or heading in ("id", "job"))
+            table.add_column(heading, no_wrap=not sys.stdout.isatty() or heading in ("id", "job"))
         for row in data:
             table.add_row(*(_cell(row.get(key)) for key in columns))
-        self.out.print(table, width=width)
+        self.out.print(table)
 
 
 def wire(value: Any) -> Any:
