@@ -51,10 +51,9 @@ class Environments:
         self._folder = home / "environments"
         self._logs = home / "logs"
         self._own = Environment(None, None, Path(sys.executable))
-        self._version = ".".join(map(str, sys.version_info[:3]))
+        self._here = uv.this_python()
         self._made: dict[str, Environment] = {}
         self._resolved: dict[str, tuple[str, float]] = {}
-        self._pythons: list[Interpreter] | None = None
         self._under_way: dict[str, asyncio.Task[Any]] = {}
 
     async def ensure(self, manifest: Manifest, lock: str | None = None) -> Environment:
@@ -67,10 +66,10 @@ class Environments:
             Refused: 422, it asks for what no environment can have here.
         """
         requirements, pythons = needs.wanted(manifest), needs.pythons(manifest)
-        if not requirements and pythons.contains(self._version, prereleases=True):
+        if not requirements and pythons.contains(str(self._here.version), prereleases=True):
             return self._own
-        if lock is not None and (made := self._made.get(_digest(lock))) is not None:
-            return made
+        if lock is not None and (kept := await self._kept(lock)) is not None:
+            return kept
         interpreter = await self._interpreter(manifest, pythons, lock)
         if lock is None or not needs.serves(lock, interpreter.minor):
             lock = await self._resolve(interpreter, requirements)
@@ -81,25 +80,35 @@ class Environments:
             self._made[digest] = made
         return made
 
+    async def _kept(self, lock: str) -> Environment | None:
+        """The environment of a lock, where it is there and has what the runner requires today."""
+        digest, resolved_for = _digest(lock), _PYTHON_OF_LOCK.search(lock)
+        if (made := self._made.get(digest)) is not None:
+            return made
+        kept = Environment(digest, lock, self._place(digest) / "bin" / "python")
+        if resolved_for is None or not kept.python.exists() or not needs.serves(lock, resolved_for[1]):
+            return None
+        await asyncio.to_thread(needs.link, _site(self._place(digest)))
+        self._made[digest] = kept
+        return kept
+
     # --- which Python
 
     async def _interpreter(self, manifest: Manifest, pythons: SpecifierSet, lock: str | None) -> Interpreter:
-        if self._pythons is None:
-            self._pythons = await self._once("pythons", uv.interpreters)
+        """One that the program can run on; if possible of the minor version that its lock is for."""
+        resolved_for = _PYTHON_OF_LOCK.search(lock or "")
+        minor = resolved_for[1] if resolved_for else self._here.minor
+        if pythons.contains(str(self._here.version), prereleases=True) and minor == self._here.minor:
+            return self._here
+        there_are = [self._here, *await self._once("pythons", uv.interpreters)]
         fitting = [
             one
-            for one in self._pythons
-            if pythons.contains(one.version, prereleases=True) and one.version >= needs.PYTHON_FLOOR
+            for one in there_are
+            if pythons.contains(str(one.version), prereleases=True) and one.version >= needs.PYTHON_FLOOR
         ]
         if not fitting:
-            there_are = dict.fromkeys(str(one.version) for one in self._pythons)
-            self._pythons = None  # one may have been installed by the next time
-            raise needs.no_python(manifest, list(there_are))
-        resolved_for = _PYTHON_OF_LOCK.search(lock or "")
-        if resolved_for:
-            same = [one for one in fitting if one.minor == resolved_for[1]]
-            fitting = same or fitting
-        return fitting[0]
+            raise needs.no_python(manifest, list(dict.fromkeys(str(one.version) for one in there_are)))
+        return next((one for one in fitting if one.minor == minor), fitting[0])
 
     # --- which packages
 
@@ -131,7 +140,7 @@ class Environments:
     # --- making one
 
     async def _make(self, digest: str, interpreter: Interpreter, lock: str) -> Environment:
-        folder = self._folder / digest.removeprefix("sha256:")
+        folder = self._place(digest)
         environment = Environment(digest, lock, folder / "bin" / "python")
         if not environment.python.exists():  # nor where the Python that it was made of is gone
             await self._build(folder, digest, interpreter, lock)
@@ -159,6 +168,9 @@ class Environments:
         finally:
             await asyncio.to_thread(shutil.rmtree, draft, ignore_errors=True)
         log.info("environment %s was made in %.1f s", digest, time.monotonic() - began)
+
+    def _place(self, digest: str) -> Path:
+        return self._folder / digest.removeprefix("sha256:")
 
     def _log(self, name: str) -> Path:
         folder = self._logs / "builds"

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
 
 from neartime_server import variables
 from neartime_server.errors import BuildFailed
@@ -49,17 +49,19 @@ def binary() -> str:
     return found
 
 
+def this_python() -> Interpreter:
+    """The server's own."""
+    return Interpreter(Path(sys.executable), Version(".".join(map(str, sys.version_info[:3]))))
+
+
 async def interpreters() -> list[Interpreter]:
-    """The Pythons of this machine, the server's own first; nothing is downloaded."""
-    own = Interpreter(Path(sys.executable), Version(".".join(map(str, sys.version_info[:3]))))
-    output = await _output([binary(), "python", "list", "--only-installed", "--output-format", "json", "--quiet"])
-    found = [own]
+    """The Pythons of this machine, in the order in which uv finds them. Nothing is downloaded."""
+    output = await _output([binary(), "python", "list", "--only-installed", "--output-format", "json"])
+    found = []
     for row in json.loads(output or "[]"):
-        try:
-            version = Version(row["version"])
-        except (InvalidVersion, KeyError):
-            continue
-        if row.get("implementation", "cpython") == "cpython" and row.get("path"):
+        if row.get("path") and (row["implementation"], row["variant"]) == ("cpython", "default"):
+            parts = row["version_parts"]
+            version = Version(f"{parts['major']}.{parts['minor']}.{parts['patch']}")
             found.append(Interpreter(Path(row["path"]), version))
     return found
 
