@@ -15,6 +15,7 @@ from datetime import datetime, timezone
 from typing import Any, Final
 
 from neartime.contract.events import LogRecord, encode_log
+from neartime_runner import tracebacks
 from neartime_runner.events import JobEvents
 
 LINE_LIMIT: Final = 16 << 10
@@ -51,7 +52,8 @@ class LogBook:
         line = encode_log([LogRecord(time=moment, stream=stream, text=text, level=level)])
         self._lines.append(line)
         self._bytes += len(line)
-        self.tail.append(text)
+        if not tracebacks.is_own(text):
+            self.tail.append(text)
         if self._bytes > HELD:
             self._room.clear()
         self._written.set()

@@ -9,6 +9,7 @@ from typing import Final
 REASON_LIMIT: Final = 32 << 10
 """Characters of a reason; the middle of a longer one is left out."""
 _OWN: Final = (str(Path(__file__).parent), str(Path(traceback.__file__).parent / "importlib"), "<frozen importlib")
+_OWN_LINES: Final = (f'  File "{_OWN[0]}', '  File "<frozen runpy>', "Extension modules: ")
 _LIBRARY: Final = str(Path(__file__).parent.parent / "neartime")
 
 
@@ -50,6 +51,11 @@ def _trim(shown: traceback.TracebackException, folder: str, seen: set[int]) -> N
     for other in (shown.__cause__, shown.__context__, *(getattr(shown, "exceptions", None) or ())):
         if other is not None:
             _trim(other, folder, seen)
+
+
+def is_own(line: str) -> bool:
+    """Whether a line of a log is one of those by which `faulthandler` shows the runner around main(), and no more."""
+    return line.startswith(_OWN_LINES)
 
 
 def printable(text: str) -> str:

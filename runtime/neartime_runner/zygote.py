@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 import time
+from collections import deque
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -119,8 +120,8 @@ class Zygote:
         """Exit codes that are not forgotten yet, by worker."""
         self._deadlines: dict[str, float] = {}
         """When a worker that was told to end is killed."""
-        self._launch: Launch | None = None
-        """Of the worker that is being forked at this moment."""
+        self._wanted: deque[Launch] = deque()
+        """Of workers that are to be forked. Nothing else refers to them then, so that a worker can forget them."""
         self._ending = False
 
     def run(self) -> None:
@@ -146,6 +147,8 @@ class Zygote:
                     self._tend(self._clients[key.fileobj], events)
             self._reap()
             self._kill_late()
+            while self._wanted:
+                self._fork()
 
     # --- signals and time
 
@@ -211,24 +214,23 @@ class Zygote:
             self._drop(client)
             return
         if isinstance(request, Spawn):
-            self._spawn(client, request.launch)
+            self._want(client, request.launch)
         elif isinstance(request, Kill):
             self._end(request.worker_id, request.grace)
         elif isinstance(request, Forget):
             self._exited.pop(request.worker_id, None)
 
-    def _spawn(self, client: _Client, launch: Launch) -> None:
+    def _want(self, client: _Client, launch: Launch) -> None:
         worker_id = launch.worker_id
         if worker_id in self._exited:
             self._tell(client, WorkerExit(worker_id=worker_id, exit_code=self._exited[worker_id]))
-            return
-        if worker_id in self._running:
+        elif worker_id in self._running:
             self._tell(client, Spawned(worker_id=worker_id, pid=self._running[worker_id]))
-            return
-        if self._ending:
-            return
-        self._launch = launch
-        del launch
+        elif not self._ending and all(one.worker_id != worker_id for one in self._wanted):
+            self._wanted.append(launch)
+
+    def _fork(self) -> None:
+        worker_id = self._wanted[0].worker_id
         try:
             pid = processes.fork(self._become_worker)
         except OSError as error:
@@ -236,7 +238,7 @@ class Zygote:
             self._note_exit(worker_id, NO_PROCESS)
             return
         finally:
-            self._launch = None
+            self._wanted.popleft()
         self._running[worker_id] = pid
         log.info("worker %s has pid %d", worker_id, pid)
         self._tell_all(Spawned(worker_id=worker_id, pid=pid))
@@ -249,16 +251,8 @@ class Zygote:
         os.close(self._lock)
         for handler in logging.getLogger().handlers[:]:
             logging.getLogger().removeHandler(handler)
-        sys.exit(worker.supervise(self._take_launch, self._forget_all))
-
-    def _take_launch(self) -> Launch:
-        launch, self._launch = self._launch, None
-        assert launch is not None
-        return launch
-
-    def _forget_all(self) -> None:
-        self._launch = None
         self._clients.clear()
+        sys.exit(worker.supervise(self._wanted.popleft, self._wanted.clear))
 
     # --- connections
 

@@ -225,7 +225,7 @@ class World:
         await worker.beat(lambda beat: beat.ready)
         return worker
 
-    def store(self, value: bytes, size: int = 1 << 20) -> Fetchable:
+    def store(self, value: bytes, size: int = 512 << 10) -> Fetchable:
         import hashlib
 
         digest = hashlib.sha256(value).hexdigest()
@@ -254,8 +254,8 @@ class Worker:
     async def command(self, command: Start | Cancel | Drain, body: bytes = b"") -> Answer:
         return await self.world.bus.command(self.world.instance, self.id, command, body)
 
-    async def start(self, inputs: dict[str, Any] | bytes | None = None, **more: Any) -> Job:
-        body = inputs if isinstance(inputs, bytes) else encode(inputs or {})
+    async def start(self, values: dict[str, Any] | bytes | None = None, /, **more: Any) -> Job:
+        body = values if isinstance(values, bytes) else encode(values or {})
         start = Start(
             job_id=more.pop("job_id", new_id()), max_execution_time=more.pop("max_execution_time", 60), **more
         )
@@ -263,8 +263,8 @@ class Worker:
         assert answer.ok, answer.error
         return Job(start.job_id, self.launch.session_id)
 
-    async def run(self, inputs: dict[str, Any] | bytes | None = None, **more: Any) -> Job:
-        job = await self.start(inputs, **more)
+    async def run(self, values: dict[str, Any] | bytes | None = None, /, **more: Any) -> Job:
+        job = await self.start(values, **more)
         await self.follow(job)
         return job
 

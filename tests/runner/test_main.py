@@ -1,0 +1,90 @@
+"""`python -m neartime_runner`: a worker without a zygote, and descriptions of backends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from runner.harness import Worker, World
+
+from neartime.contract.launch import Drain
+
+RUNNER = [sys.executable, "-m", "neartime_runner"]
+
+
+async def test_a_worker_runs_without_a_zygote(world: World, tmp_path: Path) -> None:
+    program = world.program("def main(backend, user_messenger):\n    return backend.name\n")
+    file = tmp_path / "launch.json"
+    for argument in ("-", str(file)):
+        launch = world.launch(program)
+        file.write_text(launch.model_dump_json())
+        process = await asyncio.create_subprocess_exec(*RUNNER, "worker", argument, stdin=subprocess.PIPE)
+        assert process.stdin is not None
+        process.stdin.write(file.read_bytes() if argument == "-" else b"")
+        process.stdin.close()
+        worker = Worker(world, launch, process.pid)
+        await worker.beat(lambda beat: beat.ready)
+        job = await worker.run()
+        assert await worker.result(job) == "none"
+        await worker.command(Drain())
+        assert await process.wait() == 0
+
+
+async def test_a_worker_of_another_contract_version_says_both_and_ends(world: World, tmp_path: Path) -> None:
+    launch = world.launch("").model_copy(update={"contract_version": 999})
+    file = tmp_path / "launch.json"
+    file.write_text(launch.model_dump_json())
+    run = await asyncio.to_thread(
+        subprocess.run, [*RUNNER, "worker", str(file)], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert run.returncode == 1
+    assert "contract version 999" in run.stderr
+    assert launch.control_key not in run.stderr
+
+
+def test_backends_are_described_line_by_line() -> None:
+    requests = [
+        {"name": "aer", "factory": "qiskit_aer:AerSimulator"},
+        {"name": "loud", "factory": "builtins:print"},
+        {"name": "missing", "factory": "no_such_module:Backend"},
+        {"name": "fake", "factory": "qiskit.providers.fake_provider:GenericBackendV2", "options": {"num_qubits": 5}},
+    ]
+    text = "".join(json.dumps(request) + "\n" for request in requests)
+    run = subprocess.run([*RUNNER, "backends"], input=text, capture_output=True, text=True, timeout=60, check=True)
+    aer, loud, missing, fake = (json.loads(line) for line in run.stdout.splitlines())
+    assert aer["backend_name"] == "aer"
+    assert aer["simulator"]
+    assert "error" in loud
+    assert "no_such_module" in missing["error"]
+    assert fake["n_qubits"] == 5
+
+
+def test_each_command_explains_itself() -> None:
+    for arguments in ([], ["zygote"], ["worker"], ["backends"]):
+        run = subprocess.run([*RUNNER, *arguments, "--help"], capture_output=True, text=True, timeout=30, check=True)
+        assert "usage: python -m neartime_runner" in run.stdout
+
+
+def test_neither_a_server_package_nor_the_ibm_client_nor_a_http_client_is_loaded() -> None:
+    code = (
+        "import sys\n"
+        "from neartime_runner import preload, zygote, worker, child, __main__\n"
+        "preload.preload()\n"
+        "print(*sorted({name.partition('.')[0] for name in sys.modules}))\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    loaded = set(run.stdout.split())
+    assert {"qiskit", "numpy", "nats"} <= loaded
+    assert not loaded & {"neartime_server", "fastapi", "sqlalchemy", "httpx", "qiskit_ibm_runtime", "typer", "rich"}
+
+
+def test_the_runner_imports_without_qiskit_and_numpy() -> None:
+    code = (
+        "import sys\n"
+        "sys.modules.update(dict.fromkeys(('numpy', 'qiskit', 'qiskit_aer', 'scipy', 'cloudpickle')))\n"
+        "from neartime_runner import zygote, worker, child, backend\n"
+    )
+    subprocess.run([sys.executable, "-c", code], timeout=60, check=True)
