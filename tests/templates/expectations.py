@@ -1,8 +1,8 @@
 """What a template's expect.toml says of a run, held against the run.
 
-`interim` is the list of interim results; `interim-at-least`, how many there are. Below `result`, a table's keys lead to a
-part of the result (of a list, its number), and these say what that part is: `equals`, `contains`, `length`, `at-least`,
-`at-most`.
+`interim` is the list of interim results; `interim-at-least`, how many there are. Below `result`, a table's keys lead to
+a part of the result (of a list, its number), and these say what that part is: `equals`, `contains`, `length`,
+`at-least`, `at-most`.
 """
 
 from __future__ import annotations

@@ -14,7 +14,8 @@ from referencing.exceptions import Unresolvable
 from neartime.contract.problem import Fault
 from neartime.schema.keywords import (
     DRAFTS,
-    MAX_REFERENCES,
+    FREE_REFERENCES,
+    REFERENCES_PER_NODE,
     TooManySteps,
     UnknownMember,
     Validator,
@@ -22,7 +23,7 @@ from neartime.schema.keywords import (
     budget,
     validator_class,
 )
-from neartime.schema.wire import seen, step
+from neartime.schema.wire import nodes, seen, step
 
 MAX_FAULTS = 100
 """Of one value that are told."""
@@ -45,6 +46,7 @@ def draft_of(schema: Mapping[str, Any]) -> str:
 def _compiled(text: str) -> Validator:
     schema = json.loads(text)
     draft = draft_of(schema)
+    schema.pop("$schema", None)  # jsonschema would take the draft's own validator wherever it meets it
     return validator_class(draft if draft in DRAFTS else DEFAULT_DRAFT)(schema)
 
 
@@ -62,9 +64,12 @@ def faults(value: Any, schema: Mapping[str, Any] | None, root: str = "inputs") -
     if schema is None:
         return []
     validator = _compiled(json.dumps(schema))
-    budget.left = MAX_REFERENCES
     try:
-        errors = list(islice(validator.iter_errors(seen(value)), MAX_FAULTS))
+        instance = seen(value)
+        try:
+            errors = _errors(validator, instance, FREE_REFERENCES)
+        except TooManySteps:  # of a large value they may be its due
+            errors = _errors(validator, instance, REFERENCES_PER_NODE * nodes(instance))
     except RecursionError:
         return [Fault(path=root, message="is nested too deep")]
     except TooManySteps:
@@ -72,6 +77,11 @@ def faults(value: Any, schema: Mapping[str, Any] | None, root: str = "inputs") -
     except Unresolvable as error:
         return [Fault(path=root, message=f"can't be checked: the program's schema refers to {error.ref!r}")]
     return told(errors, root) if errors else []
+
+
+def _errors(validator: Validator, instance: Any, references: int) -> list[ValidationError]:
+    budget.left = references
+    return list(islice(validator.iter_errors(instance), MAX_FAULTS))
 
 
 def told(errors: Iterable[ValidationError], root: str) -> list[Fault]:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from jsonschema.exceptions import ValidationError
 from pydantic_core import SchemaError
 from referencing import Registry
 from referencing.exceptions import Unresolvable
@@ -13,7 +14,7 @@ from referencing.jsonschema import DRAFT202012
 
 from neartime.contract.problem import Fault
 from neartime.schema.check import draft_of, told
-from neartime.schema.keywords import DRAFTS, UNSUPPORTED, matcher, suggestion, validator_class
+from neartime.schema.keywords import DRAFTS, OWN, UNSUPPORTED, matcher, suggestion
 from neartime.schema.names import INSIDES, PREFIX, TYPE_NAMES, TypeName, named
 from neartime.schema.wire import shown, step
 
@@ -36,6 +37,8 @@ DTYPES: Final = frozenset(
     }
 )
 """What `dtype` may say: a type, or a kind of types, by numpy's name."""
+_WORDED = frozenset({"type", "enum", "minimum", "exclusiveMinimum", "minItems", "uniqueItems", "pattern"})
+"""Keywords of the schema of schemas whose faults are told in our words."""
 _BESIDE = frozenset({"title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly", "$comment"})
 """What may stand beside a type's name besides what it says of the insides."""
 _MAPS = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
@@ -63,19 +66,32 @@ def schema_faults(schema: Any, root: str) -> list[Fault]:
     if size > MAX_SCHEMA:
         return [Fault(path=root, message=f"has {size} bytes, more than the {MAX_SCHEMA} that are taken")]
     try:
-        of_schemas = validator_class(draft)
-        if found := told(of_schemas(of_schemas.META_SCHEMA).iter_errors(schema), root):
+        if found := told(_against_draft(schema, draft), root):
             return found
         parts = list(_parts(schema, root))
     except RecursionError:
         return [Fault(path=root, message="is nested too deep")]
     resolver = Registry().resolver_with_root(DRAFT202012.create_resource(schema))
-    found = [fault for path, part in parts for fault in _part_faults(path, part, resolver)]
+    found = [fault for path, part in parts for fault in _part_faults(path, part, resolver, part is schema)]
     keys = {key for _, part in parts for key in part}
     if "patternProperties" in keys and keys & {"unevaluatedProperties", "unevaluatedItems"}:
         message = "patternProperties and unevaluatedProperties do not go together here; use additionalProperties"
         found.append(Fault(path=root, message=message))
     return found
+
+
+def _against_draft(schema: Mapping[str, Any], draft: str) -> Iterator[ValidationError]:
+    """What the draft's own schema of schemas finds, in our words where there are some."""
+    validator = DRAFTS[draft](DRAFTS[draft].META_SCHEMA)
+    for error in validator.iter_errors(schema):
+        nearest = error
+        while nearest.context:
+            nearest = next((one for one in nearest.context if one.validator != "type"), nearest.context[0])
+        ours = OWN.get(str(nearest.validator))
+        if ours is not None and nearest.validator in _WORDED:
+            found = next(ours(validator, nearest.validator_value, nearest.instance, nearest.schema), nearest)
+            error.message = found.message
+        yield error
 
 
 def _parts(schema: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -95,7 +111,9 @@ def _parts(schema: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
             yield from _parts(value, here)
 
 
-def _part_faults(path: str, schema: Mapping[str, Any], resolver: Any) -> Iterator[Fault]:
+def _part_faults(path: str, schema: Mapping[str, Any], resolver: Any, top: bool) -> Iterator[Fault]:
+    if "$schema" in schema and not top:
+        yield Fault(path=f"{path}.$schema", message="belongs at the top of the whole schema")
     for keyword in UNSUPPORTED.intersection(schema):
         yield Fault(path=path + step(keyword), message="is not supported; use $ref")
     if (reference := schema.get("$ref")) is not None:

@@ -26,8 +26,10 @@ Validator = Any
 """An object of a class that `jsonschema` made."""
 Errors = Iterator[ValidationError]
 
-MAX_REFERENCES = 1_000_000
-"""References followed for one value."""
+FREE_REFERENCES = 10_000
+"""References that are followed for any value."""
+REFERENCES_PER_NODE = 20
+"""References that are followed for each value in a value."""
 DRAFTS = {
     "https://json-schema.org/draft/2020-12/schema": validators.Draft202012Validator,
     "https://json-schema.org/draft/2019-09/schema": validators.Draft201909Validator,
@@ -90,7 +92,7 @@ def matches(pattern: str, text: str) -> bool:
 class Budget(threading.local):
     """References that the validation that runs in this thread may still follow."""
 
-    left = MAX_REFERENCES
+    left = FREE_REFERENCES
 
 
 budget = Budget()
@@ -192,6 +194,15 @@ def _additional(validator: Validator, allowed: Any, instance: Any, schema: Any) 
             yield UnknownMember(suggestion(name, missing or properties), path=[name])
         else:
             yield from validator.descend(value, allowed, path=name)
+
+
+def _properties(validator: Validator, properties: Mapping[str, Any], instance: Any, schema: Any) -> Errors:
+    if is_object(None, instance):
+        for name, subschema in properties.items():
+            if name in instance and subschema is False:
+                yield ValidationError("is not allowed here", path=[name])
+            elif name in instance:
+                yield from validator.descend(instance[name], subschema, path=name, schema_path=name)
 
 
 def _pattern_properties(validator: Validator, patterns: Mapping[str, Any], instance: Any, schema: Any) -> Errors:
@@ -336,6 +347,7 @@ def _is_wrong(error: ValidationError) -> TypeGuard[WrongKind]:
 OWN: dict[str, Callable[..., Errors]] = {
     "$ref": _reference,
     "type": _type,
+    "properties": _properties,
     "required": _required,
     "additionalProperties": _additional,
     "patternProperties": _pattern_properties,

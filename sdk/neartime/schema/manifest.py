@@ -22,6 +22,16 @@ _LIMITS = {
     "greater_than": "{value} is not greater than {gt:g}",
     "less_than": "{value} is not less than {lt:g}",
 }
+_KINDS = {
+    "string_": "a string",
+    "int_": "an integer",
+    "float_": "a number",
+    "bool_": "true or false",
+    "list_": "an array",
+    "dict_": "an object",
+    "model_": "an object",
+}
+"""What pydantic wanted, by the beginning of its name for the error."""
 _PATTERNS = {
     "name": "small letters, digits, '-', '_' and '.', at most 63, the first a letter or digit",
     "memory": "a number and a unit, such as 512Mi or 2Gi",
@@ -108,17 +118,17 @@ def _message(error: Any, location: tuple[int | str, ...]) -> str:
     kind, value = error["type"], shown(error["input"])
     if kind == "extra_forbidden":
         known = _keys(location[:-1])
-        return f"is not a key of the manifest{suggestion(str(location[-1]).replace('_', '-'), known)}"
+        near = suggestion(str(location[-1]).replace("_", "-"), known)
+        there = f"; there are {', '.join(known)}" if len(location) > 1 else ""
+        return f"is not a key of the manifest{near or there}"
     if kind == "missing":
         return "is missing"
     if kind in _LIMITS:
         return _LIMITS[kind].format(value=value, **error["ctx"])
     if kind == "string_pattern_mismatch":
         return f"{value} is not of the right form: {_PATTERNS.get(str(location[-1]), error['ctx']['pattern'])}"
-    if kind == "string_type":
-        return f"expected a string, got {value}"
-    if kind in ("dict_type", "model_type", "model_attributes_type"):
-        return f"expected an object, got {value}"
+    if (wanted := next((words for start, words in _KINDS.items() if kind.startswith(start)), None)) is not None:
+        return f"expected {wanted}, got {value}"
     message = str(error["msg"]).removeprefix("Value error, ").removeprefix("Input should be ")
     if str(error["msg"]).startswith("Input should be "):
         return f"expected {message}, got {value}"

@@ -25,7 +25,7 @@ _KINDS = frozenset(
     {"integer", "signedinteger", "unsignedinteger", "floating", "complexfloating", "inexact", "number", "character"}
 )
 """What a dtype may be said to be, besides one exactly: numpy's kinds of scalars."""
-_NOUNS = {"num_qubits": "qubits", "num_clbits": "classical bits", "num_parameters": "parameters"}
+_NOUNS = {"num_qubits": "qubit", "num_clbits": "classical bit", "num_parameters": "parameter"}
 
 
 def value_faults(values: Any, schema: Mapping[str, Any] | None, root: str = "inputs") -> list[Fault]:
@@ -91,8 +91,15 @@ class _Walk:
             yield from min(found, key=len)
 
     def _is_of(self, value: Any, branch: Any) -> bool:
-        name = named(branch.get("$ref")) if isinstance(branch, Mapping) else None
-        return name is None or name.holds(value) or (bool(name.json) and isinstance(value, (list, tuple)))
+        """Whether a branch is meant for such a value, as far as its type tells."""
+        if not isinstance(branch, Mapping):
+            return branch is True
+        if (name := named(branch.get("$ref"))) is not None:
+            return name.holds(value) or (name.name == "ndarray" and isinstance(value, (list, tuple)))
+        if (target := self._resolved(branch.get("$ref"))) is not None:
+            return self._is_of(value, target)
+        kinds = branch.get("type")
+        return kinds is None or any(_is_json(value, kind) for kind in ([kinds] if isinstance(kinds, str) else kinds))
 
     def _resolved(self, reference: object) -> Any:
         if not isinstance(reference, str) or not reference.startswith("#"):
@@ -111,6 +118,21 @@ class _Walk:
         if known is None:
             known = self._reaching[id(schema)] = '"$ref"' in json.dumps(schema)
         return known
+
+
+_JSON: dict[str, tuple[type, ...]] = {
+    "null": (type(None),),
+    "boolean": (bool,),
+    "integer": (int,),
+    "number": (int, float),
+    "string": (str,),
+    "array": (list, tuple, set, frozenset),
+}
+
+
+def _is_json(value: Any, kind: str) -> bool:
+    """Whether a value is written as this type of JSON."""
+    return _members(value) is not None if kind == "object" else isinstance(value, _JSON.get(kind, object))
 
 
 def _members(value: Any) -> Any:
@@ -147,14 +169,14 @@ def inside(value: Any, name: TypeName, said: Mapping[str, Any]) -> list[str]:
 
 
 def _number(keyword: str, actual: int, wanted: Any) -> str | None:
-    noun = _NOUNS[keyword]
+    has = f"has {actual} {_NOUNS[keyword]}{'s' if actual != 1 else ''}"
     if isinstance(wanted, int):
-        return None if actual == wanted else f"has {actual} {noun}, not {wanted}"
+        return None if actual == wanted else f"{has}, not {wanted}"
     least, most = wanted.get("minimum"), wanted.get("maximum")
     if least is not None and actual < least:
-        return f"has {actual} {noun}, less than the minimum of {least}"
+        return f"{has}, less than the minimum of {least}"
     if most is not None and actual > most:
-        return f"has {actual} {noun}, more than the maximum of {most}"
+        return f"{has}, more than the maximum of {most}"
     return None
 
 

@@ -17,8 +17,9 @@ _LISTS = frozenset({TUPLE, SET, FROZENSET})
 _LEAVES = frozenset({float, int, str, bool, type(None)})
 _SHOWN = 60
 """Characters of a value that a message shows."""
-_TAGS = {tag: one.name for one in reversed(TYPE_NAMES.values()) for tag in one.tags} | {
-    "neartime.ParameterExpression": "ParameterExpression",
+_TAGS = {
+    **{tag: one.name for one in TYPE_NAMES.values() for tag in one.tags},
+    **{name: name for name in TYPE_NAMES},  # a tag that several types may have is called after its own
     DICT: "dict",
     SCALAR: "numpy scalar",
 }
@@ -75,6 +76,19 @@ def _pairs(pairs: list[Any], value: dict[str, Any]) -> Any:
             return value
         found[name] = seen(pair[1])
     return found
+
+
+def nodes(value: Any) -> int:
+    """How many values there are in a value, itself included."""
+    waiting, count = [value], 0
+    while waiting:
+        item = waiting.pop()
+        count += 1
+        if isinstance(item, dict):
+            waiting += item.values()
+        elif isinstance(item, list):
+            waiting += item
+    return count
 
 
 def shown(value: object) -> str:
