@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -15,16 +16,15 @@ from rich.table import Table
 from neartime import RuntimeService, Session
 
 ROOT = Path(__file__).parent.parent
-HOME = ROOT / ".neartime"
 WIDTH = 44
 """Characters of the picture."""
 FROM, TO = -1.2, 0.2
 """Hartree at its two edges."""
 
 
-def neartime(*arguments: str) -> dict[str, Any]:
+def neartime(*arguments: str | Path) -> dict[str, Any]:
     """What the command line says, as JSON."""
-    command = [str(Path(sys.executable).with_name("neartime")), *arguments, "--home", str(HOME), "--json"]
+    command = [Path(sys.executable).with_name("neartime"), *arguments, "--json"]
     told: dict[str, Any] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     return told
 
@@ -61,13 +61,16 @@ def run(console: Console, url: str, token: str) -> dict[str, Any]:
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(prog="scripts/demo", description=__doc__)
+    parser.add_argument("--home", type=Path, default=ROOT / ".neartime", help="where the runtime keeps its data")
+    home = parser.parse_args().home
     console = Console(soft_wrap=True)
     with console.status("starting the embedded runtime"):
-        runtime = neartime("up", "--port", "0")
+        runtime = neartime("up", "--port", "0", "--home", home)
     try:
         result = run(console, runtime["url"], Path(runtime["token_file"]).read_text().strip())
     finally:
-        neartime("down")
+        neartime("down", "--home", home)
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_row("ground energy of H2, by VQE", f"[bold]{result['energy']:.6f}[/] hartree")
     table.add_row("exact, by diagonalisation", f"{result['exact_energy']:.6f} hartree")
