@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -115,6 +117,51 @@ async def test_one_whose_python_is_gone_is_made_again(home: Path) -> None:
     assert python(found, "__import__('six').__version__") == "1.16.0"
 
 
+async def test_where_the_index_is_away_what_was_resolved_before_is_taken(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = await Environments(home).ensure(manifest("six==1.16.0"))
+    monkeypatch.setenv("UV_DEFAULT_INDEX", "http://127.0.0.1:9/simple")
+    monkeypatch.setenv("UV_HTTP_RETRIES", "0")
+    assert await Environments(home).ensure(manifest("six==1.16.0")) == found
+    with pytest.raises(BuildFailed) as caught:
+        await Environments(home).ensure(manifest("idna==3.7"))
+    assert "127.0.0.1:9" in caught.value.log
+
+
+WHEEL = """
+import asyncio, subprocess, sys
+from pathlib import Path
+import neartime, neartime_server
+from neartime.contract.programs import Manifest
+from neartime_server.builder import Environments
+
+assert Path(neartime.__file__).is_relative_to(sys.prefix)
+assert Path(neartime_server.__file__).is_relative_to(sys.prefix)
+found = asyncio.run(Environments(Path(sys.argv[1])).ensure(Manifest(name="program", requirements=["six==1.16.0"])))
+code = "import os, neartime, neartime_runner.worker; print(os.path.realpath(neartime.__file__), neartime.__version__)"
+subprocess.run([found.python, "-I", "-c", code], check=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_server_that_was_installed_from_a_wheel_gives_its_runner_to_environments_too(tmp_path: Path) -> None:
+    uv, checkout = Path(sys.executable).with_name("uv"), Path(__file__).parents[2]
+    run = functools.partial(subprocess.run, check=True, capture_output=True, text=True)
+    run([uv, "build", "--wheel", "--quiet", "--out-dir", tmp_path / "dist", checkout])
+    run([uv, "venv", "--quiet", "--python", sys.executable, tmp_path / "venv"])
+    installed = tmp_path / "venv" / "bin" / "python"
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    run([uv, "pip", "install", "--quiet", "--no-deps", "--python", installed, wheel])
+    site = next((tmp_path / "venv").glob("lib/python*/site-packages"))
+    others = Path(sys.executable).parents[1] / site.relative_to(tmp_path / "venv")
+    (site / "dependencies.pth").write_text(f"{others}\n")  # those of this environment, behind the wheel's own folders
+    environment = {**os.environ, "PATH": f"{uv.parent}{os.pathsep}{os.environ['PATH']}"}
+    output = run([installed, "-c", WHEEL, tmp_path / "home"], env=environment).stdout
+    assert str(site.resolve()) in output
+
+
 # --- while one is made
 
 
@@ -134,6 +181,17 @@ async def test_a_build_stalls_nobody_and_whoever_gives_up_leaves_it_to_the_other
     assert impatient.cancelled()
     assert python(await patient, "__import__('six').__version__") == "1.14.0"
     assert longest < 0.5
+
+
+async def test_a_server_that_ends_leaves_no_half_of_an_environment(tmp_path: Path) -> None:
+    environments = Environments(tmp_path)
+    making = asyncio.create_task(environments.ensure(manifest("six==1.16.0")))
+    while not made(tmp_path):
+        await asyncio.sleep(0.01)
+    await environments.close()
+    with pytest.raises(asyncio.CancelledError):
+        await making
+    assert made(tmp_path) == []
 
 
 # --- what can't be had

@@ -216,6 +216,8 @@ def test_reasons_name_the_signal_the_exit_code_and_want_of_memory() -> None:
 
     assert told(0) == (None, None)
     assert told(3) == (ReasonCode.WORKER_LOST, "its worker ended with exit code 3")
+    assert told(143) == (ReasonCode.WORKER_LOST, "its worker ended by SIGTERM")
+    assert told(255) == (ReasonCode.WORKER_LOST, "its worker ended with exit code 255")
     assert told(-9) == (ReasonCode.WORKER_LOST, "its worker was killed by SIGKILL")
     assert told(-11) == (ReasonCode.WORKER_LOST, "its worker was killed by SIGSEGV")
     assert told(-9, out_of_memory=True)[0] is ReasonCode.OUT_OF_MEMORY

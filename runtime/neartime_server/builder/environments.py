@@ -75,15 +75,26 @@ class Environments:
             lock = await self._resolve(interpreter, requirements)
         needs.check_lock(lock)
         digest = _digest(lock)
-        if (made := self._made.get(digest)) is None:
+        if (made := self._known(digest)) is None:
             made = await self._once(digest, lambda: self._make(digest, interpreter, lock))
             self._made[digest] = made
         return made
 
+    async def close(self) -> None:
+        """End what is being made; nothing of it stays."""
+        tasks = list(self._under_way.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _known(self, digest: str) -> Environment | None:
+        made = self._made.get(digest)
+        return made if made is not None and made.python.exists() else None
+
     async def _kept(self, lock: str) -> Environment | None:
         """The environment of a lock, where it is there and has what the runner requires today."""
         digest, resolved_for = _digest(lock), _PYTHON_OF_LOCK.search(lock)
-        if (made := self._made.get(digest)) is not None:
+        if (made := self._known(digest)) is not None:
             return made
         kept = Environment(digest, lock, self._place(digest) / "bin" / "python")
         if resolved_for is None or not kept.python.exists() or not needs.serves(lock, resolved_for[1]):

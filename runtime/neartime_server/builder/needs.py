@@ -10,6 +10,7 @@ import importlib.metadata
 import importlib.util
 import itertools
 import re
+import secrets
 from pathlib import Path
 from typing import Final
 
@@ -158,17 +159,23 @@ def _unsupported(path: str, message: str, solution: str | None) -> Problem:
 
 
 def link(site: Path) -> None:
-    """Make Neartime importable in an environment's site-packages, its metadata included.
+    """Make Neartime importable in an environment's site-packages, its metadata included. Links of another server that
+    made the environment, or of this one before it was upgraded, are replaced.
 
     Raises:
         BuildFailed: this server's own packages can't be found.
     """
-    for source in _sources():
-        target = site / source.name
-        if target.is_symlink() and target.readlink() == source:
-            continue
-        target.unlink(missing_ok=True)
-        target.symlink_to(source, target_is_directory=True)
+    sources = {source.name: source for source in _sources()}
+    for name in _LINKED:
+        for old in site.glob(f"{name}-*.dist-info"):
+            if old.is_symlink() and old.name not in sources:
+                old.unlink(missing_ok=True)
+    for name, source in sources.items():
+        target = site / name
+        if not target.is_symlink() or target.readlink() != source:
+            draft = site / f".{name}.{secrets.token_hex(4)}"
+            draft.symlink_to(source, target_is_directory=True)
+            draft.replace(target)
 
 
 def _sources() -> list[Path]:

@@ -148,9 +148,10 @@ class ProcessExecutor:
     async def close(self) -> None:
         """Let go of the zygotes; they and their workers go on."""
         self._closed = True
-        for task in self._tasks:
+        tasks = {*self._tasks, *([self._first_look] if self._first_look is not None else ())}
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         zygotes, self._zygotes = self._zygotes, {}
         await asyncio.gather(*(one.close() for one in zygotes.values()))
 
@@ -282,9 +283,12 @@ class ProcessExecutor:
     async def _tidy(self) -> None:
         while True:
             await asyncio.sleep(self._tidy_seconds)
-            await self._look()  # one may have been silent, or started by another server
-            for one in self._needless(asyncio.get_running_loop().time()):
-                await self._end(one)
+            try:
+                await self._look()  # one may have been silent, or started by another server
+                for one in self._needless(asyncio.get_running_loop().time()):
+                    await self._end(one)
+            except ExecutorError as error:
+                log.warning("zygotes can't be looked after for now: %s", error)
 
     def _needless(self, now: float) -> list[Zygote]:
         idle = [one for one in self._zygotes.values() if not one.busy and not self._changing[one.name].locked()]

@@ -34,13 +34,13 @@ def of_zygote(worker_id: str, exit_code: int | None) -> Exited:
 
 
 def how(exit_code: int) -> str:
-    """`was killed by SIGKILL`, `ended with exit code 3`."""
-    if exit_code >= 0:
-        return f"ended with exit code {exit_code}"
+    """`was killed by SIGKILL`, `ended by SIGTERM`, `ended with exit code 3`."""
+    number = -exit_code if exit_code < 0 else exit_code - 128  # above 128 it ended by itself when it was told to
     try:
-        return f"was killed by {signal.Signals(-exit_code).name}"
+        name = signal.Signals(number).name
     except ValueError:
-        return f"was killed by signal {-exit_code}"
+        return f"was killed by signal {number}" if exit_code < 0 else f"ended with exit code {exit_code}"
+    return f"was killed by {name}" if exit_code < 0 else f"ended by {name}"
 
 
 def memory_kills() -> int:
