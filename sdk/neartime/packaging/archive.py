@@ -145,7 +145,7 @@ def _entries(opened: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
         for entry in entries
         if (message := _entry_fault(entry))
     ]
-    files = [entry for entry in entries if not entry.is_dir()]
+    files = [entry for entry in entries if not entry.filename.endswith("/")]
     names = {entry.filename for entry in files}
     if len(names) < len(files):
         faults.append(Fault(path=ROOT, message="has a path twice"))
@@ -157,7 +157,7 @@ def _entries(opened: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
 
 
 def _entry_fault(entry: zipfile.ZipInfo) -> str | None:
-    if fault := path_fault(entry.filename.removesuffix("/") if entry.is_dir() else entry.filename):
+    if fault := path_fault(entry.filename.removesuffix("/")):
         return fault
     kind = stat.S_IFMT(entry.external_attr >> 16) if entry.create_system == 3 else 0
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):

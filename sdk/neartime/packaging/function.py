@@ -12,9 +12,10 @@ import platform
 import sys
 import sysconfig
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, Final
@@ -24,6 +25,8 @@ from neartime.errors import PackagingError
 
 SOURCE_FILE: Final = "source.py"
 """Where the archive holds the function's source, for people."""
+_PARTED = (dict, list, tuple, set, frozenset)
+_LEAVES = frozenset({float, int, str, bool, type(None)})
 _OURS = frozenset({"neartime", "neartime_runner", "neartime_server"})
 
 
@@ -62,7 +65,7 @@ def pickle(function: Callable[..., Any]) -> Pickled:
                 "connections from around it; make them inside it, or package a folder instead"
             ) from error
         digest = hashlib.sha256()
-        for part in _content(function, cloudpickle.dumps, set()):
+        for part in _content(function, cloudpickle.dumps, {}):
             digest.update(len(part).to_bytes(8, "little") + part)
     contents = {PICKLE_FILE: data}
     if source := _source(function):
@@ -125,23 +128,20 @@ def _source(function: Callable[..., Any]) -> str | None:
         return None
 
 
-def _content(value: Any, dumps: Callable[[Any], bytes], known: set[int]) -> Iterator[bytes]:
-    """What a value is, as bytes that are the same in every process: a function's source and all that it refers to."""
-    if id(value) in known:
-        yield b"again"
-        return
-    known.add(id(value))
-    if isinstance(value, FunctionType) and _is_own(value):
-        yield (_source(value) or "").encode("utf-8", "replace") or value.__code__.co_code
-        for name, item in sorted(_around(value).items(), key=lambda pair: pair[0]):
-            yield name.encode("utf-8", "replace")
-            yield from _content(item, dumps, known)
-    elif isinstance(value, type) and _is_own(value):
-        yield (_source(value) or value.__qualname__).encode("utf-8", "replace")
-        for name, item in sorted(vars(value).items(), key=lambda pair: pair[0]):
-            if isinstance(item, FunctionType):
-                yield name.encode("utf-8", "replace")
-                yield from _content(item, dumps, known)
+def _content(value: Any, dumps: Callable[[Any], bytes], known: dict[int, int]) -> Iterator[bytes]:
+    """What a value is, as bytes that are the same in every process: a function's source and all that it refers to.
+
+    `known` numbers, by its id, each thing that was met and may contain itself.
+    """
+    if isinstance(value, (list, tuple)) and _LEAVES.issuperset(map(type, value)):
+        yield _bytes(value, dumps)
+    elif isinstance(value, _PARTED) or (isinstance(value, (FunctionType, type)) and _is_own(value)):
+        if id(value) in known:
+            yield b"again %d" % known[id(value)]
+            return
+        known[id(value)] = len(known)
+        yield type(value).__name__.encode()
+        yield from _parts(value, dumps, known)
     elif isinstance(value, ModuleType):
         yield value.__name__.encode()
         if _is_local(value):
@@ -152,6 +152,27 @@ def _content(value: Any, dumps: Callable[[Any], bytes], known: set[int]) -> Iter
         yield _bytes(value, dumps)
 
 
+def _parts(value: Any, dumps: Callable[[Any], bytes], known: dict[int, int]) -> Iterator[bytes]:
+    if isinstance(value, (set, frozenset)):
+        yield from sorted(b"".join(_content(item, dumps, known)) for item in value)
+        return
+    named: Iterable[tuple[Any, Any]]
+    if isinstance(value, FunctionType):
+        yield (_source(value) or "").encode("utf-8", "replace") or value.__code__.co_code
+        named = sorted(_around(value).items(), key=itemgetter(0))
+    elif isinstance(value, type):
+        yield (_source(value) or value.__qualname__).encode("utf-8", "replace")
+        methods = {name: item for name, item in vars(value).items() if isinstance(item, FunctionType)}
+        named = sorted(methods.items(), key=itemgetter(0))
+    elif isinstance(value, dict):
+        named = value.items()
+    else:
+        named = enumerate(value)
+    for name, item in named:
+        yield from _content(name, dumps, known)
+        yield from _content(item, dumps, known)
+
+
 def _is_own(value: Any) -> bool:
     """Whether a function or class is pickled by value."""
     module = sys.modules.get(value.__module__)
@@ -159,7 +180,7 @@ def _is_own(value: Any) -> bool:
 
 
 def _around(function: FunctionType) -> dict[str, Any]:
-    """What a function refers to, by name: globals, variables of functions around it, its parameters' types, defaults."""
+    """What a function refers to, by name: globals, variables of functions around it, types of parameters, defaults."""
     names = set(_names(function.__code__))
     found = {name: function.__globals__[name] for name in names if name in function.__globals__}
     found |= inspect.getclosurevars(function).nonlocals

@@ -93,7 +93,8 @@ def package(
     files = _files(data)
     declared = _merged([{"name": files.name}, _program_toml(files), *said])
     _check(declared)
-    declared.setdefault("entry-point", entry.find(files.contents) if files.contents else entry.DEFAULT)
+    if "entry-point" not in declared:
+        declared["entry-point"] = entry.find(files.contents)
     _complete(declared, files)
     _check(declared, packaged=True)
     return Package(read_manifest(declared), pack(files.contents, files.executable))
@@ -202,9 +203,8 @@ def _check(declared: dict[str, Any], *, packaged: bool = False) -> None:
     found = [] if packaged else _reserved(declared)
     if not declared.get("name"):
         found.append(Fault(path="manifest.name", message="is missing: pass name=…, or write it into program.toml"))
-        found += [fault for fault in manifest_faults(declared) if fault.path != "manifest.name"]
-    else:
-        found += manifest_faults(declared)
+    known = {fault.path for fault in found}
+    found += [fault for fault in manifest_faults(declared) if fault.path not in known]
     if found:
         raise PackagingError("The manifest has faults.", found)
 

@@ -1,0 +1,1 @@
+"""Circuits and observables of a chain of spins."""
