@@ -219,9 +219,7 @@ author = "the lab"
 
 
 def test_a_bad_program_toml_is_refused_with_every_fault_and_its_path(tmp_path: Path) -> None:
-    text = (
-        'nmae = "x"\nmax-execution-time = 0\nrequirements = ["numpy", "-e ."]\ntyped = 1\n[resources]\nmemroy = 1\n'
-    )
+    text = 'nmae = "x"\nmax-execution-time = 0\nrequirements = ["numpy", "-e ."]\ntyped = 1\n[resources]\nmemroy = 1\n'
     error = refused(folder(tmp_path / "p", {"program.py": MAIN, "program.toml": text}))
     assert set(paths(error)) == {
         "manifest.nmae",
