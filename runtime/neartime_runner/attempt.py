@@ -98,7 +98,8 @@ class Attempt:
             child.used = True
             mark = secrets.token_hex(16)
             marked = child.expect(frames.mark_bytes(mark))
-            self._feeding = asyncio.create_task(self._feed(child, mark))
+            self._begin(child, mark)
+            self._feeding = asyncio.create_task(self._feed(child))
             self._child.set_result(child)
             done = await self._ended
             seconds = time.monotonic() - began
@@ -147,8 +148,9 @@ class Attempt:
         if value is not None and not body:
             try:
                 reference = await value.reference()
-            except Refused:
-                return  # which ends the job
+            except Refused as refused:
+                self._quota_is_full(refused)
+                return
         if kind is Frame.INTERIM:
             await self._events.interim(body, reference)
         elif kind is Frame.CHECKPOINT:
@@ -159,7 +161,7 @@ class Attempt:
 
     # --- what the child is told
 
-    async def _feed(self, child: Child, mark: str) -> None:
+    def _begin(self, child: Child, mark: str) -> None:
         start = self.start
         begin = Begin(
             job_id=start.job_id,
@@ -169,6 +171,9 @@ class Attempt:
             mark=mark,
         )
         child.say(Frame.START, begin.model_dump_json().encode())
+
+    async def _feed(self, child: Child) -> None:
+        start = self.start
         try:
             if start.inputs is None:
                 child.say(Frame.INPUT, self._inputs)
@@ -196,8 +201,11 @@ class Attempt:
 
     def _note_refused(self, refused: asyncio.Future[Refused]) -> None:
         if not refused.cancelled():
-            reason = f"the instance's storage for logs and large values is full: {refused.result()}"
-            self.stop(Stopping(JobStatus.FAILED, ReasonCode.QUOTA_EXCEEDED, reason))
+            self._quota_is_full(refused.result())
+
+    def _quota_is_full(self, refused: Refused) -> None:
+        reason = f"the instance's storage for logs and large values is full: {refused}"
+        self.stop(Stopping(JobStatus.FAILED, ReasonCode.QUOTA_EXCEEDED, reason))
 
     async def _stop(self, stopping: Stopping) -> None:
         child, grace = await self._child, self._limits.cancel_grace

@@ -43,6 +43,7 @@ class Nursery:
         def entry() -> None:
             self._socket.close()
             forget()
+            processes.keep_private(False)  # programs may look at themselves
             preload.preload()
             _serve(theirs)
 

@@ -18,6 +18,7 @@ from typing import Final, NoReturn
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_DUMPABLE: Final = 4
 _PR_SET_CHILD_SUBREAPER: Final = 36
+_IOLBF: Final = 1
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -83,11 +84,16 @@ def _draw_anew() -> None:
 
 
 def take_output(stdout: int, stderr: int) -> None:
-    """Makes two descriptors this process's stdout and stderr, for C code and for processes that it starts, too."""
+    """Makes two descriptors this process's stdout and stderr, for C code and for processes that it starts, too.
+
+    Both are written line by line, by Python and by the C library.
+    """
     null = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((null, 0), (stdout, 1), (stderr, 2)):
         os.dup2(source, target)
         os.close(source)
+    if sys.platform == "linux":
+        _LIBC.setvbuf(ctypes.c_void_p.in_dll(_LIBC, "stdout"), None, _IOLBF, 0)
     sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
     sys.stdout = open(1, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
@@ -108,10 +114,10 @@ def adopt_orphans() -> None:
         _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def keep_private() -> None:
-    """Other processes of this user, the program's above all, can't read this one's memory."""
+def keep_private(on: bool) -> None:
+    """Whether other processes of this user, the program's above all, can't read this one's memory. Forks inherit it."""
     if sys.platform == "linux":
-        _LIBC.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+        _LIBC.prctl(_PR_SET_DUMPABLE, not on, 0, 0, 0)
 
 
 def wait_for(pid: int) -> int:

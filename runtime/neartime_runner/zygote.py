@@ -59,6 +59,7 @@ def serve(path: Path) -> None:
         OSError: there can be no socket.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s zygote %(levelname)s %(message)s")
+    processes.keep_private(True)
     lock = _lock(path)
     preload.preload()
     zygote = Zygote(_listen(path), lock)
@@ -216,9 +217,17 @@ class Zygote:
         if isinstance(request, Spawn):
             self._want(client, request.launch)
         elif isinstance(request, Kill):
-            self._end(request.worker_id, request.grace)
+            self._kill(request)
         elif isinstance(request, Forget):
             self._exited.pop(request.worker_id, None)
+
+    def _kill(self, request: Kill) -> None:
+        for launch in self._wanted:
+            if launch.worker_id == request.worker_id:
+                self._wanted.remove(launch)
+                self._note_exit(request.worker_id, -signal.SIGTERM)
+                return
+        self._end(request.worker_id, request.grace)
 
     def _want(self, client: _Client, launch: Launch) -> None:
         worker_id = launch.worker_id

@@ -42,6 +42,8 @@ from neartime.stream import Event
 from neartime_server.bus import Bus, Keys, NatsServer
 from neartime_server.settings import Settings
 
+PYTHON = os.environ.get("NEARTIME_RUNNER_PYTHON", sys.executable)
+"""Of the environment that workers run in; another one than the tests' own may hold another Python and Qiskit."""
 NO_BACKEND = BackendSpec(name="none", factory="types:SimpleNamespace", options={"name": "none"})
 AER = BackendSpec(name="aer", factory="qiskit_aer:AerSimulator")
 
@@ -58,8 +60,8 @@ async def until(holds: Callable[[], Any], timeout: float = 20) -> Any:
 class Zygote:
     """A zygote process, and a client of it."""
 
-    def __init__(self, folder: Path, python: str = sys.executable) -> None:
-        self.folder, self._python = folder, python
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.socket = folder / "run" / "zygote.sock"
         self.log = folder / "zygote.log"
         self.process: subprocess.Popen[bytes]
@@ -67,7 +69,7 @@ class Zygote:
         self.events: list[Spawned | WorkerExit] = []
 
     def start(self) -> None:
-        arguments = [self._python, "-m", "neartime_runner", "zygote"]
+        arguments = [PYTHON, "-m", "neartime_runner", "zygote"]
         arguments += ["--socket", str(self.socket), "--home", str(self.folder)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
@@ -158,7 +160,7 @@ class World:
         self._stack = AsyncExitStack()
 
     async def open(self) -> None:
-        self.settings = Settings(home=self.folder, jobs_stream_bytes=64 << 20, bulk_stream_bytes=256 << 20)
+        self.settings = Settings(home=self.folder, jobs_stream_bytes=64 << 20, bulk_stream_bytes=128 << 20)
         self.keys = Keys.load(self.settings.secret_path, create=True)
         self.server = NatsServer(self.folder / "nats", self.keys)
         await self.server.start()

@@ -179,6 +179,14 @@ async def test_a_full_quota_fails_the_job_with_that_reason(world: World) -> None
     assert await worker.value(job.of("interim")[0])
 
 
+async def test_a_result_for_which_there_is_no_room_fails_the_job(world: World) -> None:
+    worker = await world.worker("import os\ndef main(backend, user_messenger, size):\n    return os.urandom(size)\n")
+    job = await worker.run({"size": 120 << 20})
+    assert (job.end.status, job.end.reason_code) == (JobStatus.FAILED, ReasonCode.QUOTA_EXCEEDED)
+    assert not job.of("result")
+    assert await worker.result(await worker.run({"size": 10}))
+
+
 # --- the zygote and its client
 
 
@@ -206,6 +214,13 @@ async def test_workers_and_exits_outlive_the_client_of_the_zygote(world: World, 
     await one.follow(job)
     assert await one.result(job) == 100
     world.workers.remove(two)
+
+
+async def test_a_worker_that_is_killed_before_it_was_forked_is_an_exit_too(world: World, zygote: Zygote) -> None:
+    launch = world.launch(COUNTING)
+    zygote.say(Spawn(launch=launch))
+    zygote.say(Kill(worker_id=launch.worker_id, grace=0.1))
+    assert await zygote.exited(launch.worker_id) < 0
 
 
 async def test_a_zygote_that_is_terminated_ends_its_workers_and_takes_its_socket_along(

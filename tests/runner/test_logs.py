@@ -16,7 +16,6 @@ async def test_lines_of_every_origin_are_in_the_log_while_the_job_runs(world: Wo
         "    logging.getLogger('mine').warning('by logging\\nin two lines')\n"
         "    os.write(1, b'by the system call\\n')\n"
         "    ctypes.CDLL(None).puts(b'by the C library')\n"
-        "    ctypes.CDLL(None).fflush(None)\n"
         "    subprocess.run(['echo', 'by a process'])\n"
         "    sys.stdout.write('without an end')\n"
         "    sys.stdout.flush()\n"

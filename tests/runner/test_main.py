@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
-import sys
 from pathlib import Path
 
-from runner.harness import Worker, World
+from runner.harness import PYTHON, Worker, World
 
 from neartime.contract.launch import Drain
 
-RUNNER = [sys.executable, "-m", "neartime_runner"]
+RUNNER = [PYTHON, "-m", "neartime_runner"]
 
 
 async def test_a_worker_runs_without_a_zygote(world: World, tmp_path: Path) -> None:
@@ -75,7 +74,7 @@ def test_neither_a_server_package_nor_the_ibm_client_nor_a_http_client_is_loaded
         "preload.preload()\n"
         "print(*sorted({name.partition('.')[0] for name in sys.modules}))\n"
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    run = subprocess.run([PYTHON, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     loaded = set(run.stdout.split())
     assert {"qiskit", "numpy", "nats"} <= loaded
     assert not loaded & {"neartime_server", "fastapi", "sqlalchemy", "httpx", "qiskit_ibm_runtime", "typer", "rich"}
@@ -87,4 +86,4 @@ def test_the_runner_imports_without_qiskit_and_numpy() -> None:
         "sys.modules.update(dict.fromkeys(('numpy', 'qiskit', 'qiskit_aer', 'scipy', 'cloudpickle')))\n"
         "from neartime_runner import zygote, worker, child, backend\n"
     )
-    subprocess.run([sys.executable, "-c", code], timeout=60, check=True)
+    subprocess.run([PYTHON, "-c", code], timeout=60, check=True)

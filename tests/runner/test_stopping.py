@@ -44,8 +44,14 @@ IN_NATIVE_CODE = """
 import itertools
 
 def main(backend, user_messenger):
-    user_messenger.publish("begun")
-    sum(itertools.repeat(0))  # holds the GIL, looks after no signal, for ever
+    words = iter(["begun"])
+    while True:
+        try:
+            for word in words:
+                user_messenger.publish(word)
+            sum(itertools.repeat(0))  # holds the GIL, looks after no signal, for ever
+        except Exception:
+            continue
 """
 DEAF_TO_SIGTERM = """
 import signal, time
@@ -157,6 +163,30 @@ async def until_logged(worker: Worker, job: Job, text: str) -> None:
             if text in await worker.log_text(job):
                 return
             await asyncio.sleep(0.01)
+
+
+async def test_a_cancel_right_behind_the_start_is_heeded(world: World) -> None:
+    worker = await world.worker(HEEDING)
+    for _ in range(10):
+        job = await worker.start()
+        await worker.cancel(job)
+        await worker.follow(job)
+        assert job.end.status is JobStatus.CANCELLED
+        assert "SIGTERM" not in await worker.log_text(job)
+
+
+async def test_a_large_result_can_be_cancelled_in_the_middle(world: World) -> None:
+    worker = await world.worker(
+        "def main(backend, user_messenger, size):\n    user_messenger.publish(1)\n    return b'x' * size\n",
+        limits={"buffer": 1 << 20},
+    )
+    job = await worker.start({"size": 60 << 20})
+    await worker.follow(job, lambda event: event.kind == "interim")
+    await worker.cancel(job)
+    await worker.follow(job)
+    assert job.end.status is JobStatus.CANCELLED
+    assert not job.of("result")
+    assert await worker.result(await worker.run({"size": 1 << 20})) == b"x" * (1 << 20)
 
 
 async def test_a_cancel_that_comes_before_main_keeps_it_from_running(world: World) -> None:
