@@ -186,7 +186,9 @@ async def test_a_build_stalls_nobody_and_whoever_gives_up_leaves_it_to_the_other
 async def test_a_server_that_ends_leaves_no_half_of_an_environment(tmp_path: Path) -> None:
     environments = Environments(tmp_path)
     making = asyncio.create_task(environments.ensure(manifest("six==1.16.0")))
+    await asyncio.sleep(0.3)
     while not made(tmp_path):
+        assert not making.done()
         await asyncio.sleep(0.01)
     await environments.close()
     with pytest.raises(asyncio.CancelledError):

@@ -48,6 +48,7 @@ class ProcessExecutor:
         self._zygotes: dict[str, Zygote] = {}
         self._changing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         """Held while a zygote is met, started or ended, by name."""
+        self._making: dict[str, asyncio.Task[Zygote]] = {}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         """Those zygotes that are this process's children."""
         self._used: dict[str, float] = {}
@@ -70,7 +71,6 @@ class ProcessExecutor:
         Raises:
             ExecutorError: it can't be; with the end of the zygote's log where that did not come up.
         """
-        await self._looked()
         if self._holder(launch.worker_id) is not None:
             return
         try:
@@ -136,7 +136,6 @@ class ProcessExecutor:
         Raises:
             ExecutorError: it does not come up; with the end of its log.
         """
-        await self._looked()
         await self._zygote(environment)
 
     async def forget(self, worker_id: str) -> None:
@@ -148,7 +147,8 @@ class ProcessExecutor:
     async def close(self) -> None:
         """Let go of the zygotes; they and their workers go on."""
         self._closed = True
-        tasks = {*self._tasks, *([self._first_look] if self._first_look is not None else ())}
+        tasks: list[asyncio.Task[Any]] = [*self._tasks, *self._making.values()]
+        tasks += [self._first_look] if self._first_look is not None else []
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -160,7 +160,7 @@ class ProcessExecutor:
     def _holder(self, worker_id: str) -> Zygote | None:
         return next((one for one in self._zygotes.values() if one.has(worker_id)), None)
 
-    def _heard(self, of: Zygote, event: Spawned | WorkerExit) -> None:
+    def _heard(self, event: Spawned | WorkerExit) -> None:
         if isinstance(event, Spawned):
             self._tell(Running(event.worker_id))
         else:
@@ -197,32 +197,27 @@ class ProcessExecutor:
 
     async def _look(self) -> None:
         """Meet the zygotes that run and are not known yet."""
-        folder = await asyncio.to_thread(self._folder)
+        folder = addresses.folder(self._home)
         names = [path.name.removesuffix(addresses.SUFFIX) for path in folder.glob(f"*{addresses.SUFFIX}")]
         await asyncio.gather(*(self._meet(name) for name in names))
-        if not self._closed and not any(task.get_name() == "tidy" for task in self._tasks):
-            self._background(self._tidy(), "tidy")
-
-    def _folder(self) -> Path:
-        addresses.build()  # read once, off the event loop
-        return addresses.folder(self._home)
+        self._keep_tidy()
 
     def _path(self, name: str) -> Path:
         return addresses.folder(self._home) / f"{name}{addresses.SUFFIX}"
 
     async def _meet(self, name: str) -> bool:
-        """Connect to a zygote that is not known yet. False where there is none; one that is silent is met later."""
+        """Connect to a zygote that is not known yet. False where it is gone; one that is silent is met later."""
+        path = self._path(name)
         async with self._changing[name]:
             if name in self._zygotes:
                 return True
             try:
-                self._take(name, await Connection.open(self._path(name)))
-            except TimeoutError:
-                log.warning("the zygote %s does not say what runs", name)
+                self._take(name, await Connection.open(path))
             except (OSError, ExecutorError) as error:
-                log.info("the zygote %s is gone: %s", name, error)
-                zygote.clear(self._path(name))
-                return False
+                if not zygote.lives(path):
+                    path.unlink(missing_ok=True)
+                    return False
+                log.warning("the zygote %s can't be spoken to: %s", name, error or "it is silent")
             return True
 
     def _take(self, name: str, connection: Connection) -> Zygote:
@@ -235,50 +230,65 @@ class ProcessExecutor:
         return taken
 
     async def _zygote(self, place: Place) -> Zygote:
-        name = addresses.name(place)
+        """The zygote of an environment, started where there is none; once for all who want it."""
+        name = await asyncio.to_thread(addresses.name, place)  # the first time, it looks at files
+        if (found := self._zygotes.get(name)) is None:
+            if (making := self._making.get(name)) is None:
+                making = self._making[name] = asyncio.create_task(self._make(name, place))
+                making.add_done_callback(lambda task: self._made(name, task))
+            found = await asyncio.shield(making)  # whoever gives up leaves it to the others
+        self._used[name] = asyncio.get_running_loop().time()
+        return found
+
+    async def _make(self, name: str, place: Place) -> Zygote:
         async with self._changing[name]:
-            found = self._zygotes.get(name)
-            if found is None:
+            if (found := self._zygotes.get(name)) is None:
                 path, logged = self._path(name), self._home / "logs" / f"zygote-{name}.log"
                 connection, process = await zygote.started(place, path, self._home, logged)
                 if process is not None:
                     self._processes[name] = process
                 found = self._take(name, connection)
-        self._used[name] = asyncio.get_running_loop().time()
+        self._keep_tidy()
         return found
+
+    def _made(self, name: str, task: asyncio.Task[Zygote]) -> None:
+        del self._making[name]
+        if not task.cancelled():
+            task.exception()  # perhaps nobody waits any more
 
     def _lost(self, old: Zygote) -> None:
         if self._zygotes.get(old.name) is old:
             del self._zygotes[old.name]
         if not self._closed:
-            self._background(self._after(old), f"after {old.name}")
+            self._background(self._after(old, self._processes.pop(old.name, None)), f"after {old.name}")
 
-    async def _after(self, old: Zygote) -> None:
+    async def _after(self, old: Zygote, process: subprocess.Popen[bytes] | None) -> None:
         """A connection has ended: either it is taken up again, or the zygote is gone with its workers."""
         while await self._meet(old.name):
             if old.name in self._zygotes:
                 break
             await asyncio.sleep(1.0)
         current = self._zygotes.get(old.name)
-        exit_code = None if current is not None else await self._reap(old.name)
-        for worker_id, pid in old.running.items():
-            if (current is not None and current.has(worker_id)) or worker_id in self._exited:
-                continue
-            _kill_group(pid)  # where the system does not do so by itself
-            self._note(reasons.of_zygote(worker_id, exit_code))
-
-    async def _reap(self, name: str) -> int | None:
-        """How a zygote ended, if it was a child of this process."""
-        process = self._processes.pop(name, None)
-        if process is None:
-            return None
-        try:
-            return await asyncio.to_thread(process.wait, ZYGOTE_GRACE)
-        except subprocess.TimeoutExpired:
-            self._processes[name] = process
-            return None
+        if current is not None and current.pid == old.pid:
+            if process is not None:
+                self._processes[old.name] = process
+            left = [worker_id for worker_id in old.running if not current.has(worker_id)]
+        else:
+            left = list(old.running)
+        exit_code = await _reap(process) if left else None
+        for worker_id in left:
+            if worker_id not in self._exited:
+                _kill_group(old.running[worker_id])  # where the system does not do so by itself
+                self._note(reasons.of_zygote(worker_id, exit_code))
+        for worker_id in old.unanswered & self._ends.keys():  # asked for and given up; whoever did not asks again
+            if self._holder(worker_id) is None:
+                self._note(Exited(worker_id, None, None, "it was not running"))
 
     # --- those that nobody needs
+
+    def _keep_tidy(self) -> None:
+        if not self._closed and not any(task.get_name() == "tidy" for task in self._tasks):
+            self._background(self._tidy(), "tidy")
 
     async def _tidy(self) -> None:
         while True:
@@ -306,13 +316,14 @@ class ProcessExecutor:
                 state = await zygote.look(self._path(one.name))  # another server may have used it
             except (OSError, TimeoutError, ExecutorError):
                 return
-            if state.running or state.exited:
+            if state.running or state.exited or one.busy:
                 return
             log.info("the zygote %s is ended: nobody needs it", one.name)
             del self._zygotes[one.name]
             await one.close()
-            await zygote.end(one.pid, self._processes.get(one.name), ZYGOTE_GRACE)
-            await self._reap(one.name)
+            process = self._processes.pop(one.name, None)
+            await zygote.end(one.pid, process, ZYGOTE_GRACE)
+            await _reap(process)
 
     def _background(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.create_task(work, name=name)
@@ -323,6 +334,16 @@ class ProcessExecutor:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a task of the executor failed", exc_info=error)
+
+
+async def _reap(process: subprocess.Popen[bytes] | None) -> int | None:
+    """How a zygote ended, if it was a child of this process and has."""
+    if process is None:
+        return None
+    try:
+        return await asyncio.to_thread(process.wait, ZYGOTE_GRACE)
+    except subprocess.TimeoutExpired:
+        return None
 
 
 def _kill_group(leader: int) -> None:

@@ -27,7 +27,7 @@ START_SECONDS: Final = 90.0
 """How long a new one may take to import everything."""
 SPAWN_SECONDS: Final = 30.0
 _LINE_BYTES: Final = 16 << 20
-_TRIES: Final = 2
+_TRIES: Final = 3
 _LOOK: Final = 0.01
 """Seconds between two looks whether a new zygote answers."""
 
@@ -43,7 +43,7 @@ class Zygote:
         self,
         name: str,
         connection: Connection,
-        hear: Callable[[Zygote, Spawned | WorkerExit], None],
+        hear: Callable[[Spawned | WorkerExit], None],
         lost: Callable[[Zygote], None],
     ) -> None:
         self.name, self.pid, self.state = name, connection.pid, connection.state
@@ -51,6 +51,8 @@ class Zygote:
         self.running = {one.worker_id: one.pid for one in connection.state.running}
         self._asked: dict[str, asyncio.Future[None]] = {}
         """Workers that were asked for, until it says what became of them."""
+        self.unanswered: set[str] = set()
+        """Of these, those of which it said nothing more."""
         self._reading = asyncio.create_task(self._read())
 
     def has(self, worker_id: str) -> bool:
@@ -102,14 +104,15 @@ class Zygote:
                 if isinstance(event, Spawned):
                     self.running[event.worker_id] = event.pid
                     self._answer(event.worker_id, None)
-                    self._hear(self, event)
+                    self._hear(event)
                 elif isinstance(event, WorkerExit):
                     self.running.pop(event.worker_id, None)
                     self._answer(event.worker_id, ExecutorError(f"its process {how(event.exit_code)} at once"))
-                    self._hear(self, event)
+                    self._hear(event)
         finally:
             self._connection.close()
-            for worker_id in list(self._asked):
+            self.unanswered = set(self._asked)
+            for worker_id in self.unanswered:
                 self._answer(worker_id, ZygoteLost())
         self._lost(self)
 
@@ -216,14 +219,14 @@ async def started(place: Place, path: Path, home: Path, log: Path) -> tuple[Conn
             return await Connection.open(path), process
         except (OSError, TimeoutError):
             pass
-        if process is None and not _is_held(path):
+        if process is None and not lives(path):
             process = await asyncio.to_thread(_start, place, path, home, log)
             tries += 1
         elif process is not None and (code := process.poll()) is not None:
-            if tries == _TRIES and not _is_held(path):
+            if (code != 1 or tries == _TRIES) and not lives(path):
                 raise ExecutorError(f"its zygote {how(code)} before it was ready:\n{_tail(log, since)}")
             process = None  # another one may have been there, on its way up or down: then this one gave way
-        await asyncio.sleep(_LOOK)
+        await asyncio.sleep(_LOOK if process is not None else _LOOK * 10)  # to look takes the lock, for a moment
     if process is not None:
         process.kill()
         await asyncio.to_thread(process.wait)
@@ -254,21 +257,15 @@ def _begin(log: Path) -> int:
     return log.stat().st_size if log.exists() else 0
 
 
-def clear(path: Path) -> None:
-    """Remove the socket of a zygote that was killed."""
-    if not _is_held(path):
-        path.unlink(missing_ok=True)
-
-
-def _is_held(path: Path) -> bool:
+def lives(path: Path) -> bool:
     """Whether a zygote lives that listens on this socket, or will, or did: it holds a lock beside it."""
     try:
         with path.with_name(f"{path.name}.lock").open("rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
+    except FileNotFoundError:
         return False
+    except OSError:  # it is held; or that can't be known, and what may live is not taken for dead
+        return True
     return False
 
 
