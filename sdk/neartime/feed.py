@@ -185,8 +185,8 @@ class Feed:
         if watch.ended.done():
             return True
         last = watch.take(event, partial(self._deliver, watch))
+        self._seen(event.sequence)
         if last:
-            self._seen(watch.sequence)
             settle(watch.ended)
             self.delivery.end(watch)
         return last
