@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 
 TICK: Final = 1.0
 """Seconds between two looks at most."""
+REST: Final = 0.1
+"""Seconds at most between two looks where the first one found nothing to do."""
 SAID: Final = 5.0
 """Seconds for which a status that was published is waited for before it is published again."""
 
@@ -75,12 +77,14 @@ class Reconciler:
 
     async def run(self) -> None:
         """Looks, for ever."""
+        now = asyncio.get_running_loop().time
         pause, told = PAUSES[0], False
         try:
             while True:
                 self._awake.clear()
+                began = now()
                 try:
-                    await self.look()
+                    changed = await self.look()
                 except LeaseLost:
                     raise
                 except ServerError as error:
@@ -93,6 +97,8 @@ class Reconciler:
                 if told:
                     log.info("the queue goes on")
                 pause, told = PAUSES[0], False
+                if not changed:  # then the next wake, of a queue that can't move, takes no more than half of the time
+                    await asyncio.sleep(min(now() - began, REST))
                 try:
                     async with asyncio.timeout(self._due):
                         await self._awake.wait()
@@ -101,8 +107,8 @@ class Reconciler:
         finally:
             await end(list(self._settling.values()))
 
-    async def look(self) -> None:
-        """One comparison of what should be with what is."""
+    async def look(self) -> bool:
+        """One comparison of what should be with what is. Whether anything had to be done about the queue."""
         self._workers.fleet.looking()
         view = await self._store.read(_view)
         await self._workers.tend(view.workers, {row.id: row.backend for row in view.sessions})
@@ -125,6 +131,7 @@ class Reconciler:
             plan.waiting,
         )
         self._due = TICK if plan.due is None else max(0.0, min(TICK, (plan.due - utc_now()).total_seconds()))
+        return bool(plan.decisions)
 
     # --- jobs that have a worker, or are to end
 
