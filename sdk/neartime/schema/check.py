@@ -17,12 +17,11 @@ from neartime.schema.keywords import (
     FREE_REFERENCES,
     REFERENCES_PER_NODE,
     TooManySteps,
-    UnknownMember,
     Validator,
-    WrongKind,
     budget,
     validator_class,
 )
+from neartime.schema.mistakes import UnknownMember, WrongKind
 from neartime.schema.wire import nodes, seen, step
 
 MAX_FAULTS = 100

@@ -14,8 +14,10 @@ from referencing.jsonschema import DRAFT202012
 
 from neartime.contract.problem import Fault
 from neartime.schema.check import draft_of, told
-from neartime.schema.keywords import DRAFTS, OWN, UNSUPPORTED, matcher, suggestion
+from neartime.schema.keywords import DRAFTS, OWN, UNSUPPORTED
+from neartime.schema.mistakes import suggestion
 from neartime.schema.names import INSIDES, PREFIX, TYPE_NAMES, TypeName, named
+from neartime.schema.texts import matcher
 from neartime.schema.wire import shown, step
 
 MAX_SCHEMA: Final = 256 << 10

@@ -7,20 +7,19 @@ can ask for more steps than there is time.
 
 from __future__ import annotations
 
-import difflib
 import math
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
-from typing import Any, TypeGuard
+from typing import Any
 
 from jsonschema import validators
 from jsonschema.exceptions import ValidationError
-from pydantic_core import SchemaError, SchemaValidator, core_schema
-from pydantic_core import ValidationError as Mismatch
 
+from neartime.schema.mistakes import UnknownMember, is_wrong, suggestion, wrong_kind
 from neartime.schema.names import TYPE, VALUE, TypeName, named
-from neartime.schema.wire import DICT, expected, is_tagged, shown
+from neartime.schema.texts import matches, reads
+from neartime.schema.wire import DICT, is_tagged, shown
 
 Validator = Any
 """An object of a class that `jsonschema` made."""
@@ -39,54 +38,9 @@ DRAFTS = {
 """Drafts that are read, by their `$schema`; the first, where a schema does not say. Qiskit Runtime had the second."""
 _STRUCTURAL = frozenset({"properties", "patternProperties", "required", "additionalProperties", "minProperties"})
 
-_LONGEST_WORD = 100
-"""Characters of a word for which a near one is looked for."""
-
 
 class TooManySteps(Exception):
     """A schema asks for more steps than a value of any use takes."""
-
-
-class WrongKind(ValidationError):
-    """A value is of none of some types, `expected`: what it is said to have inside is not worth a word."""
-
-    kinds: list[str]
-
-
-class UnknownMember(ValidationError):
-    """An object has a member that is not declared; the message is what it may have been meant for."""
-
-
-def wrong_kind(kinds: list[str], instance: object) -> WrongKind:
-    error = WrongKind(f"expected {expected(kinds)}, got {shown(instance)}")
-    error.kinds = kinds
-    return error
-
-
-def suggestion(word: str, known: Iterable[str]) -> str:
-    """`; did you mean maxiter?` where one of the known words is near, or nothing."""
-    if len(word) > _LONGEST_WORD:
-        return ""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f"; did you mean {near[0]}?" if near else ""
-
-
-@lru_cache(maxsize=512)
-def matcher(pattern: str) -> SchemaValidator:
-    """Searches text for a pattern, in time linear in the text.
-
-    Raises:
-        SchemaError: it is no regular expression, or one with a look-around or a back-reference.
-    """
-    return SchemaValidator(core_schema.str_schema(pattern=pattern, regex_engine="rust-regex"))
-
-
-def matches(pattern: str, text: str) -> bool:
-    try:
-        matcher(pattern).validate_python(text)
-    except (Mismatch, SchemaError):
-        return False
-    return True
 
 
 class Budget(threading.local):
@@ -114,33 +68,12 @@ def _is_of(name: TypeName, instance: Any) -> bool:
         return VALUE in instance and name.fits(instance)
     for kind in name.json:
         if kind == "string" and isinstance(instance, str):
-            return _reads(name.name, instance)
+            return reads(name.name, instance)
         if kind == "number" and _is_number(instance):
             return True
         if kind == "[number]" and isinstance(instance, list) and _all_numbers(instance):
             return True
     return False
-
-
-_TEXTS: dict[str, SchemaValidator] = {
-    "datetime": SchemaValidator(core_schema.datetime_schema()),
-    "date": SchemaValidator(core_schema.date_schema()),
-    "time": SchemaValidator(core_schema.time_schema()),
-    "timedelta": SchemaValidator(core_schema.timedelta_schema()),
-    "Decimal": SchemaValidator(core_schema.decimal_schema()),
-    "UUID": SchemaValidator(core_schema.uuid_schema()),
-}
-"""What reads a type's text, as pydantic does where the program runs."""
-
-
-def _reads(name: str, text: str) -> bool:
-    if (reader := _TEXTS.get(name)) is None:
-        return True
-    try:
-        reader.validate_python(text)
-    except Mismatch:
-        return False
-    return True
 
 
 def _is_number(value: object) -> bool:
@@ -332,16 +265,12 @@ def _discriminated(schema: Mapping[str, Any], instance: Any) -> Any:
 
 def _nearest(found: list[list[ValidationError]], instance: Any) -> Errors:
     """The errors of the branch that the value was most likely meant for; of none, the types that there are."""
-    near = [errors for errors in found if not any(_is_wrong(error) for error in errors)]
+    near = [errors for errors in found if not any(is_wrong(error) for error in errors)]
     if near:
         yield from min(near, key=len)
         return
-    kinds = [kind for errors in found for error in errors if _is_wrong(error) for kind in error.kinds]
+    kinds = [kind for errors in found for error in errors if is_wrong(error) for kind in error.kinds]
     yield wrong_kind(kinds, instance)
-
-
-def _is_wrong(error: ValidationError) -> TypeGuard[WrongKind]:
-    return isinstance(error, WrongKind) and not error.path
 
 
 OWN: dict[str, Callable[..., Errors]] = {

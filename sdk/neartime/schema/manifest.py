@@ -11,7 +11,7 @@ from neartime.contract.problem import Fault
 from neartime.contract.programs import Manifest
 from neartime.errors import PackagingError
 from neartime.schema.declared import schema_faults
-from neartime.schema.keywords import suggestion
+from neartime.schema.mistakes import suggestion
 from neartime.schema.requirements import python_faults, requirement_faults
 from neartime.schema.wire import shown, step
 
