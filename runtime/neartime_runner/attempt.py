@@ -38,7 +38,7 @@ Fetching = Callable[[str, Fetchable], AsyncGenerator[bytes, None]]
 
 @dataclass(frozen=True)
 class Stopping:
-    """Why a job is ended from outside. `status` None leaves it to the control plane to say how it ended."""
+    """Why a job is ended from outside. `status` None: the control plane says how it ended, unless it has a result."""
 
     status: JobStatus | None
     code: ReasonCode
@@ -155,7 +155,7 @@ class Attempt:
             await self._events.interim(body, reference)
         elif kind is Frame.CHECKPOINT:
             await self._events.checkpoint(body, reference)
-        elif kind is Frame.RESULT and self._stopping is None:
+        elif kind is Frame.RESULT and (self._stopping is None or self._stopping.status is None):
             self._has_result = True
             await self._events.result(body, reference)
 
@@ -251,8 +251,8 @@ class Attempt:
             status, more = stopping.status, {"reason": stopping.reason, "reason_code": stopping.code}
         else:
             status, more = JobStatus.FAILED, {"reason": done.reason, "reason_code": done.code}
-        await self._book.end()
         self.abandoned = status is None
+        await self._book.end()
         if status is not None:
             usage = Usage(seconds=done.seconds, quantum_seconds=done.quantum_seconds)
             await self._events.status(status, usage=usage, interims=self._events.interims, **more)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import sys
+from pathlib import Path
 
 import cloudpickle
 import numpy as np
@@ -269,6 +270,24 @@ async def test_an_interim_result_of_fifty_megabytes_arrives_between_its_neighbou
     assert np.array_equal(large, np.arange(6_250_000, dtype=np.float64))
 
 
+def peak(pid: int) -> int:
+    """The most memory that a process has had so far, MiB."""
+    (line,) = (line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) >> 10
+
+
+async def test_a_supervisor_never_holds_a_large_value(world: World) -> None:
+    source = "def main(backend, user_messenger, blob):\n    user_messenger.publish(len(blob))\n    return blob\n"
+    worker = await world.worker(source, limits={"buffer": 4 << 20})
+    await worker.run({"blob": b""})
+    before = peak(worker.pid)
+    blob = bytes(60 << 20)
+    job = await worker.run(inputs=world.store(encode({"blob": blob})))
+    assert await worker.values(job) == [len(blob)]
+    assert await worker.result(job) == blob
+    assert peak(worker.pid) - before < 30
+
+
 async def test_values_of_several_threads_do_not_mix(world: World) -> None:
     source = (
         "import threading, numpy as np\n"
@@ -428,8 +447,6 @@ async def test_what_a_program_started_is_gone_when_its_process_is(world: World) 
 
 
 def alive(pid: int) -> bool:
-    from pathlib import Path
-
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:

@@ -325,3 +325,22 @@ async def test_a_worker_that_does_not_end_by_itself_is_killed_with_all_that_it_s
     world.zygote.say(Kill(worker_id=worker.id, grace=0.3))
     assert await world.zygote.exited(worker.id) == -9
     assert time.monotonic() - start < 2
+
+
+async def test_a_job_that_comes_to_its_end_while_its_worker_is_terminated_has_its_result(world: World) -> None:
+    source = (
+        "import time\n"
+        "def main(backend, user_messenger):\n"
+        "    try:\n"
+        "        user_messenger.publish('begun')\n"
+        "        time.sleep(60)\n"
+        "    except Exception:\n"
+        "        return 'at the last moment'\n"
+    )
+    worker = await world.worker(source)
+    job = await begun(worker)
+    world.zygote.say(Kill(worker_id=worker.id, grace=10))
+    await worker.follow(job)
+    assert job.end.status is JobStatus.COMPLETED
+    assert await worker.result(job) == "at the last moment"
+    assert await world.zygote.exited(worker.id) == 0
