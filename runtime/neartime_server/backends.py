@@ -105,22 +105,27 @@ class Backends:
             path="backend" if status == 422 else None,
         )
 
-    async def check(self, name: str, wanted: BackendRequirements) -> None:
-        """That a program which wants this of its backend can run on the one of that name.
+    async def learn(self, wanted: BackendRequirements) -> None:
+        """Returns when `check` knows what it has to, of every backend that can be described."""
+        if wanted.min_num_qubits is not None or wanted.simulator is not None:
+            await asyncio.gather(*map(self._described, self._configs))
 
-        A backend that can't be described now is let through: its own worker says why it can't be built.
+    def check(self, name: str, wanted: BackendRequirements) -> None:
+        """That a program which wants this of its backend can run on the one of that name, as far as it is known.
+
+        A backend that could not be described is let through: its own worker says why it can't be built.
 
         Raises:
-            Refused: 422, with every requirement that it does not meet.
+            Refused: 422, there is no such backend, or with every requirement that it does not meet.
         """
         self.get(name)
         faults = []
         if wanted.names and name not in wanted.names:
             faults.append(f"the program is meant for {', '.join(wanted.names)}, not for {name!r}")
-        if wanted.min_num_qubits is not None or wanted.simulator is not None:
-            known = await self._described(name)
-            if isinstance(known, dict):
-                faults += _unmet(name, known, wanted)
+        answer = self._answers.get(name)
+        known = answer.result() if answer is not None and answer.done() else None
+        if isinstance(known, dict):
+            faults += _unmet(name, known, wanted)
         if faults:
             raise Refused.faults(ErrorCode.INVALID_REQUEST, [Fault(path="backend", message=text) for text in faults])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -20,7 +21,16 @@ from neartime.contract.launch import Beat, Drain, Fetch, Launch, Limits, Start
 from neartime.contract.programs import Manifest
 from neartime_server.bus import Bus, Keys, NatsServer
 from neartime_server.embedded import processes
-from neartime_server.executors import Executor, Exited, Observed, Place, ProcessExecutor, Running, Synced
+from neartime_server.executors import (
+    Executor,
+    Exited,
+    Observed,
+    Place,
+    ProcessExecutor,
+    Running,
+    Synced,
+    addresses,
+)
 from neartime_server.settings import Settings
 
 
@@ -83,6 +93,7 @@ class Processes:
 
     def close(self) -> None:
         processes.end_runners(self.home, 2.0)
+        shutil.rmtree(addresses.folder(self.home))  # in the folder for temporary files, where the home's path is long
 
 
 class Watcher:

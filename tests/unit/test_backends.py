@@ -194,21 +194,27 @@ factory = "qiskit_aer:AerSimulator"
 
 async def test_a_program_that_a_backend_can_not_run_is_refused_with_every_reason(tmp_path: Path) -> None:
     backends = load(tmp_path)
-    await backends.check("aer", BackendRequirements())
-    await backends.check("generic_5q", BackendRequirements(min_num_qubits=5, simulator=False, names=["generic_5q"]))
+    backends.check("aer", BackendRequirements())
+    wanted = BackendRequirements(min_num_qubits=6, simulator=True, names=["aer"])
+    await backends.learn(wanted)
+    backends.check("generic_5q", BackendRequirements(min_num_qubits=5, simulator=False, names=["generic_5q"]))
+    backends.check("aer", wanted)
     with pytest.raises(Refused) as caught:
-        await backends.check("generic_5q", BackendRequirements(min_num_qubits=6, simulator=True, names=["aer"]))
+        backends.check("generic_5q", wanted)
     assert [str(problem.message) for problem in caught.value.problems] == [
         "backend: the program is meant for aer, not for 'generic_5q'",
         "backend: the program wants 6 qubits or more, 'generic_5q' has 5",
         "backend: the program wants a simulator, 'generic_5q' is a device that is no simulator",
     ]
+    with pytest.raises(Refused, match="no backend 'nowhere'"):
+        backends.check("nowhere", wanted)
     await backends.close()
 
 
 async def test_what_can_not_be_known_of_a_backend_does_not_keep_a_program_from_it(tmp_path: Path) -> None:
     backends = load(tmp_path, '[[backends]]\nname = "missing"\nfactory = "no_such_provider:Backend"\n')
-    await backends.check("missing", BackendRequirements(min_num_qubits=100))
+    await backends.learn(BackendRequirements(min_num_qubits=100))
+    backends.check("missing", BackendRequirements(min_num_qubits=100))
     await backends.close()
 
 
