@@ -16,6 +16,7 @@ import httpx
 
 from neartime_server.admin import Admin
 from neartime_server.bus import Keys, NatsServer
+from neartime_server.embedded import processes
 from neartime_server.settings import Settings
 from neartime_server.store.tokens import Role
 
@@ -66,4 +67,5 @@ class Server:
         self.admin.close()
         self.process.send_signal(signal.SIGTERM)
         self.process.wait(30)
+        processes.end_runners(self.home, 2)
         asyncio.run(self.nats.stop())

@@ -31,7 +31,9 @@ class Result(BaseModel):
     """What was measured."""
 
     counts: list[dict[str, int]] = Field(description="Of each circuit")
-    bits: list[types.BitArray] = Field(description="Of each circuit: its classical registers side by side, shot by shot")
+    bits: list[types.BitArray] = Field(
+        description="Of each circuit: its classical registers side by side, shot by shot"
+    )
 
 
 def main(backend, user_messenger, inputs: Inputs) -> Result:

@@ -1,7 +1,7 @@
 """Max-cut by the quantum approximate optimisation algorithm (Farhi, Goldstone, Gutmann, arXiv:1411.4028).
 
-The cut of a partition z ∈ {0,1}ⁿ is the sum of the weights w_uv over the edges with z_u ≠ z_v. It is sampled on the backend, and
-a classical optimiser looks for the angles of the largest mean; the mean of each evaluation is published.
+The cut of a partition z ∈ {0,1}ⁿ is the sum of the weights w_uv over the edges with z_u ≠ z_v. It is sampled on the
+backend, and a classical optimiser looks for the angles of the largest mean; the mean of each evaluation is published.
 """
 
 import numpy as np

@@ -19,8 +19,8 @@ H2_DISTANCE = 0.735
 """Å between the two nuclei, near the equilibrium."""
 H2_REPULSION = BOHR / H2_DISTANCE
 """Hartree, of the two nuclei: 1/R in atomic units."""
-# H2 in the STO-3G basis at 0.735 Å, parity mapping with two-qubit reduction, in hartree. The coefficients are those that
-# the VQE tutorial of qiskit-algorithms gives ("Algorithms/VQE"), computed there by qiskit-nature with PySCF.
+# H2 in the STO-3G basis at 0.735 Å, parity mapping with two-qubit reduction, in hartree. The coefficients are those
+# that the VQE tutorial of qiskit-algorithms gives ("Algorithms/VQE"), computed there by qiskit-nature with PySCF.
 H2 = [
     ("II", -1.052373245772859),
     ("IZ", 0.39793742484318045),
@@ -38,7 +38,7 @@ class Inputs(BaseModel):
     reps: int = Field(2, ge=0, le=10, description="Entangling layers of the ansatz")
     maxiter: int = Field(150, ge=1, le=10_000, description="Evaluations of the energy at most")
     precision: float = Field(
-        0.005, gt=0, description="Standard error aimed at, in hartree, where the backend has no exact expectation values"
+        0.005, gt=0, description="Standard error aimed at, in hartree, where expectation values are sampled"
     )
     seed: int = Field(7, ge=0, description="Of the first parameters")
 

@@ -28,7 +28,7 @@ from neartime import (
     Unauthorized,
 )
 from neartime.contract.jobs import ReasonCode
-from neartime.errors import Conflict
+from neartime.errors import Conflict, InvalidRequest
 from neartime_server.testing import Runtime
 
 COUNTING = """
@@ -445,3 +445,14 @@ def test_closing_the_service_ends_a_wait_and_says_that_the_job_goes_on(runtime: 
         job.result(timeout=60)
     with runtime.service() as other:
         other.job(job.job_id()).cancel()
+
+
+def test_a_backend_that_is_too_small_for_the_program_is_refused_and_nothing_is_queued(service: RuntimeService) -> None:
+    wide = {"min-num-qubits": 20, "simulator": True}
+    service.upload_program("def main(backend, user_messenger):\n    return 1\n", name="wide", backends=wide)
+    with pytest.raises(InvalidRequest, match="20"):
+        service.run("wide", options={"backend": "generic_5q"})
+    with Session(service, backend="generic_5q") as session, pytest.raises(InvalidRequest, match="20"):
+        session.run("wide")
+    assert service.run("wide", options={"backend": "aer"}).result(timeout=60) == 1
+    assert len(service.jobs(program_id="wide")) == 1

@@ -10,6 +10,7 @@ from fastapi.responses import Response
 
 from neartime.contract.backends import BackendConfig, BackendDevice, BackendList, BackendStatus
 from neartime_server.api.services import JSON, Here, Services
+from neartime_server.errors import Refused
 from neartime_server.store import jobs
 
 router = APIRouter(prefix="/backends", tags=["backends"])
@@ -49,17 +50,30 @@ def _name(here: Services, name: str) -> str:
 
 
 async def _status(here: Services, config: BackendConfig) -> BackendStatus:
+    return await _status_of(here, config, (await _known(here, config))[1])
+
+
+async def _status_of(here: Services, config: BackendConfig, fault: str) -> BackendStatus:
     waiting = await here.store.read(lambda connection: jobs.waiting(connection, config.name))
-    return BackendStatus(name=config.name, state=True, status="active", message="", length_queue=waiting)
+    state, status = (False, "internal") if fault else (True, "active")
+    return BackendStatus(name=config.name, state=state, status=status, message=fault, length_queue=waiting)
+
+
+async def _known(here: Services, config: BackendConfig) -> tuple[dict[str, Any], str]:
+    """What the backend states of itself, and why it can't: one that can't be built must not hide the others."""
+    try:
+        return await here.backends.configuration(config.name), ""
+    except Refused as refused:
+        return {}, str(refused)
 
 
 async def _device(here: Services, config: BackendConfig) -> BackendDevice:
-    known = await here.backends.configuration(config.name)
+    known, fault = await _known(here, config)
     return BackendDevice(
         name=config.name,
         description=config.description,
         simulator=known.get("simulator"),
         num_qubits=known.get("num_qubits"),
         parallelism=config.parallelism,
-        status=await _status(here, config),
+        status=await _status_of(here, config, fault),
     )

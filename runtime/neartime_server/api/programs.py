@@ -92,7 +92,7 @@ async def versions(program_id: str, here: Here, caller: Caller) -> Response:
 async def update(program_id: str, body: ProgramUpload, here: Here, caller: Caller) -> Response:
     """Change a program. New manifest, data, cost or spec make a new version; jobs that were accepted keep theirs."""
     program = await _own(here, caller.instance_id, program_id)
-    if body.name not in (None, program.name):
+    if body.name is not None and ibm.slug(body.name) != program.name:
         raise Refused.of(
             422, ErrorCode.INVALID_REQUEST, "name: a program keeps its name; upload it under the new one", path="name"
         )

@@ -38,7 +38,7 @@ def check(upload: ProgramUpload, current: tuple[Program, bytes] | None = None) -
     if declared is None:
         problems.append(_problem(ErrorCode.INVALID_MANIFEST, "manifest", "is missing"))
     elif found := schema.manifest_faults(declared):
-        problems += [_fault(ErrorCode.INVALID_MANIFEST, fault) for fault in found]
+        problems += [_fault(_code(fault), fault) for fault in found]
     else:
         manifest = schema.read_manifest(declared)
         if current and manifest.name != current[0].name:
@@ -71,9 +71,13 @@ def _declared(upload: ProgramUpload, current: Manifest | None) -> dict[str, Any]
         return current.model_dump(mode="json")
     description = current.description if upload.description is None else upload.description
     cost = current.max_execution_time if upload.cost is None else upload.cost
+    whole = {**current.model_dump(mode="json"), "description": description, "max-execution-time": cost}
     if upload.spec is None:
-        return {**current.model_dump(mode="json"), "description": description, "max-execution-time": cost}
-    return ibm.manifest(current.name, description, cost, upload.spec)
+        return whole
+    told = ibm.manifest(current.name, description, cost, upload.spec)
+    of_spec = {part: told.get(part, {}) for part in ("schemas", "backends", "metadata")}
+    kept = {key: value for key, value in current.metadata.items() if key != ibm.SPEC}
+    return {**whole, **of_spec, "metadata": {**kept, **of_spec["metadata"]}}
 
 
 def _archive(data: str | None, current: bytes | None) -> bytes:
@@ -101,6 +105,11 @@ def _missing(manifest: Manifest, files: dict[str, str]) -> list[Fault]:
     if any(path in files for path in wanted):
         return []
     return [Fault(path="data", message=f"the archive has no {wanted[0]}, which the entry point names")]
+
+
+def _code(fault: Fault) -> ErrorCode:
+    unsupported = isinstance(fault, schema.UnsupportedRequirement)
+    return ErrorCode.UNSUPPORTED_REQUIREMENT if unsupported else ErrorCode.INVALID_MANIFEST
 
 
 def _problem(code: ErrorCode, path: str, message: str) -> Problem:

@@ -12,11 +12,8 @@ import zlib
 from pathlib import Path, PurePosixPath
 from typing import Final
 
+from neartime.packaging.archive import MAX_FILES, MAX_UNPACKED
 from neartime_server.errors import BuildFailed
-
-MAX_FILES: Final = 20_000
-MAX_BYTES: Final = 1 << 30
-"""Of all files together, unpacked: an archive can claim to hold a thousand times its own size."""
 
 _FAULTS: Final = (
     *(zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError),
@@ -54,7 +51,7 @@ def _unpack(archive: bytes, folder: Path) -> None:
         with zipfile.ZipFile(io.BytesIO(archive)) as opened:
             entries = opened.infolist()
             _check(entries)
-            left = MAX_BYTES
+            left = MAX_UNPACKED
             for entry in entries:
                 target = folder / entry.filename
                 if entry.is_dir():
@@ -65,7 +62,7 @@ def _unpack(archive: bytes, folder: Path) -> None:
                     while block := source.read(min(1 << 20, left + 1)):
                         left -= len(block)
                         if left < 0:  # whatever the archive claims
-                            raise BuildFailed(f"the program has more than {MAX_BYTES >> 20} MiB of files", "")
+                            raise BuildFailed(f"the program has more than {MAX_UNPACKED >> 20} MiB of files", "")
                         file.write(block)
                     os.fchmod(file.fileno(), 0o444)
     except _FAULTS as error:
@@ -82,5 +79,5 @@ def _check(entries: list[zipfile.ZipInfo]) -> None:
         plain = kind in (0, stat.S_IFREG, stat.S_IFDIR)
         if not plain or path.is_absolute() or ".." in path.parts or "\\" in entry.filename or "\0" in entry.filename:
             raise BuildFailed(f"the program's archive has {entry.filename!r}, which can't be unpacked safely", "")
-    if sum(entry.file_size for entry in entries) > MAX_BYTES:
-        raise BuildFailed(f"the program has more than {MAX_BYTES >> 20} MiB of files", "")
+    if sum(entry.file_size for entry in entries) > MAX_UNPACKED:
+        raise BuildFailed(f"the program has more than {MAX_UNPACKED >> 20} MiB of files", "")

@@ -105,6 +105,7 @@ class Control:
             Refused: 404 or 409, there is no such session, or it takes no more jobs; 422, a field is at fault.
         """
         await self._bus.add_instance(instance_id)
+        await self._backends.learn(version.manifest.backends)
         # Whatever becomes of the request, what was committed is carried on.
         return await asyncio.shield(self._spawn(self._submit(instance_id, request, params, version, within)))
 
@@ -137,7 +138,7 @@ class Control:
             else:
                 row = self._open(sessions.find(connection, instance_id, session_id, lock=True), session_id, backend)
                 where = row.backend
-                self._accepts(where, version)
+                self._backends.check(where, version.manifest.backends)
                 at_once = (
                     worker is not None and row.state == SessionState.ACTIVE.value and self._leadership.holds(connection)
                 )
@@ -200,15 +201,8 @@ class Control:
 
     def _backend(self, name: str | None, version: Version) -> str:
         chosen: str = self._backends.get(name or self._backends.default).name
-        self._accepts(chosen, version)
+        self._backends.check(chosen, version.manifest.backends)
         return chosen
-
-    @staticmethod
-    def _accepts(backend: str, version: Version) -> None:
-        names = version.manifest.backends.names
-        if names and backend not in names:
-            message = f"the program {version.manifest.name!r} is meant for {', '.join(names)}, not for {backend!r}"
-            raise Refused.faults(ErrorCode.INVALID_REQUEST, [Fault(path="backend", message=message)])
 
     @staticmethod
     def _open(row: Row[Any] | None, session_id: str, backend: str) -> Row[Any]:

@@ -190,7 +190,7 @@ class Workers:
             if version is None:
                 raise ServerError(f"program version {worker.version_id} is gone")
             config = self._backends.get(session.backend)
-            environment = await self._environments.ensure(version.manifest)
+            environment = await self._environments.ensure(version.manifest, version.lock)
             launch = Launch(
                 worker_id=worker.id,
                 session_id=worker.session_id,

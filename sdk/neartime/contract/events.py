@@ -204,8 +204,9 @@ class Sequencer(Generic[T]):
     def rest(self) -> list[T]:
         """Gives up what is missing: all that is held, in order."""
         due: list[T] = []
-        for self.last in sorted(self.held):
-            self._hand_on(self.held.pop(self.last), due)
+        for sequence in sorted(self.held):
+            self.last = sequence
+            self._hand_on(self.held.pop(sequence), due)
         return due
 
     def _hand_on(self, held: tuple[Envelope, T], due: list[T]) -> None:

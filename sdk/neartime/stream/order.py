@@ -1,4 +1,4 @@
-"""Hands on the events of jobs in the order in which each job published them, each once, and says where one is missing."""
+"""Hands on the events of jobs in the order in which each job published them, each once; says where one is missing."""
 
 from __future__ import annotations
 
