@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from neartime.contract.jobs import JobStatus, ReasonCode, Usage
 from neartime.contract.launch import Fetchable, Limits, Start
-from neartime_runner import frames, processes
+from neartime_runner import frames, processes, tracebacks
 from neartime_runner.events import JobEvents, LargeValue
 from neartime_runner.fetch import FetchFailed
 from neartime_runner.frames import STOP_SIGNAL, Begin, Done, Frame
@@ -30,8 +30,6 @@ log = logging.getLogger(__name__)
 
 DEATH_SECONDS: Final = 5.0
 """How long a child that closed its pipe has to end, and what a dead one left in its pipes to be read."""
-DRAIN_SECONDS: Final = 30.0
-"""How long the job's last output is waited for, where the broker takes it slowly."""
 
 Fetching = Callable[[str, Fetchable], AsyncGenerator[bytes, None]]
 
@@ -107,7 +105,7 @@ class Attempt:
                 done = await self._dead(child, kills)
                 done.seconds = seconds
             else:
-                await asyncio.wait(marked, timeout=DRAIN_SECONDS)
+                await asyncio.wait(marked)
         finally:
             limit.cancel()
             for task in (self._feeding, *self._tasks):
@@ -240,7 +238,7 @@ class Attempt:
             reason = f"the process that ran main() was killed by {processes.signal_name(-exit_code)}"
         if self._stopping is None:
             reason = "\n".join([reason, "last lines of its log:", *self._book.tail]) if self._book.tail else reason
-        return Done(code=code, reason=reason)
+        return Done(code=code, reason=tracebacks.shortened(reason))
 
     async def _say_the_end(self, done: Done) -> None:
         stopping = self._stopping

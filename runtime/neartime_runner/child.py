@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 import types
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -61,8 +62,8 @@ class Child:
         os.chdir(setup.path)
         if setup.memory is not None:
             processes.limit_memory(setup.memory)
+        sys.argv[:] = [""]
         faulthandler.enable()  # a crash in native code says where, in the job's log
-        signal.signal(STOP_SIGNAL, self._hear_stop)
         while (frame := self._next()) is not None:
             kind, body = frame
             if kind is Frame.START:  # a STOP here was for a job that has ended meanwhile
@@ -83,6 +84,7 @@ class Child:
 
     def _prepare(self, begin: Begin) -> None:
         self._stopped = None
+        signal.signal(STOP_SIGNAL, self._hear_stop)
         for descriptor, target in zip(self._output, (1, 2), strict=True):
             os.set_blocking(descriptor, True)
             os.dup2(descriptor, target)
@@ -298,4 +300,7 @@ def _reopened(streams: tuple[Any, Any]) -> tuple[Any, Any]:
 def _write_all(descriptor: int, data: bytes) -> None:
     rest = memoryview(data)
     while rest:
-        rest = rest[os.write(descriptor, rest) :]
+        with suppress(BlockingIOError):  # a process that the program started has made the pipe so
+            rest = rest[os.write(descriptor, rest) :]
+            continue
+        select.select([], [descriptor], [])

@@ -61,6 +61,7 @@ def load(manifest: Manifest, folder: Path) -> Program:
     else:
         module_name, _, name = manifest.entry_point.partition(":")
         _make_way(folder)
+        importlib.invalidate_caches()  # the folder may have changed since a job before this one failed to import it
         module = importlib.import_module(module_name)
         main = getattr(module, name, None)
         if main is None:

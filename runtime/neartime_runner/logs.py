@@ -24,8 +24,10 @@ BATCH: Final = 64 << 10
 """Bytes of one log event."""
 HELD: Final = 1 << 20
 """Bytes of lines that may wait before the pipes are left unread."""
-PARTIAL_SECONDS: Final = 0.2
-"""How long a line may lack its end before it is shown as it is."""
+PARTIAL_SECONDS: Final = 0.3
+"""How long a line may lack its end, while nothing comes, before it is shown as it is."""
+LATE_SECONDS: Final = 0.05
+"""A timer that is later than that says that the event loop was held up, and nothing of what came meanwhile."""
 GATHER_SECONDS: Final = 0.01
 """Between two log events while much is written."""
 STALLED_SECONDS: Final = 0.25
@@ -154,17 +156,30 @@ class Capture:
     async def _read(self) -> None:
         try:
             while data := await self._reader.read(BATCH):
-                self._feed(data)
                 if self._late is not None:
                     self._late.cancel()
-                self._late = asyncio.get_running_loop().call_later(PARTIAL_SECONDS, self._splitter.flush)
+                self._feed(data)
                 await self._book.room()
+                self._wait_for_the_end()
         finally:
             if self._late is not None:
                 self._late.cancel()
             self._splitter.feed(self._rest)
             self._splitter.flush()
             self._reached()
+
+    def _wait_for_the_end(self) -> None:
+        """Of a line."""
+        loop = asyncio.get_running_loop()
+        due = loop.time() + PARTIAL_SECONDS
+
+        def show() -> None:
+            if loop.time() - due > LATE_SECONDS:
+                self._wait_for_the_end()
+            else:
+                self._splitter.flush()
+
+        self._late = loop.call_at(due, show)
 
     def _feed(self, data: bytes) -> None:
         data = self._rest + data

@@ -15,6 +15,7 @@ import signal
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from typing import Final
 
 from neartime.errors import NeartimeError
@@ -207,23 +208,29 @@ async def _reader(descriptor: int, limit: int) -> asyncio.StreamReader:
 
 
 def _serve(connection: socket.socket) -> None:
-    """The nursery's own side: one child at a time."""
+    """The nursery's own side: one child at a time, until the supervisor is gone."""
     processes.adopt_orphans()
-    while True:
-        request, descriptors, _, _ = socket.recv_fds(connection, 1, 4)
-        if not request:
-            return
+    with suppress(ConnectionError):
+        while True:
+            request, descriptors, _, _ = socket.recv_fds(connection, 1, 4)
+            if not request:
+                return
+            _raise(connection, descriptors)
 
-        def entry(descriptors: list[int] = descriptors) -> None:
-            connection.close()
-            child_process.run(*descriptors)
 
-        pid = processes.fork(entry)
-        for descriptor in descriptors:
-            os.close(descriptor)
-        connection.sendall(_MESSAGE.pack(_FORKED, pid))
-        exit_code = processes.wait_for(pid)
-        # Its pid stays taken until the supervisor knows, and so can't kill another process in its place.
-        processes.kill_children(spare={pid})
-        connection.sendall(_MESSAGE.pack(_EXITED, exit_code))
-        os.waitpid(pid, 0)
+def _raise(connection: socket.socket, descriptors: list[int]) -> None:
+    """One child, from its fork until all that it had started is gone."""
+
+    def entry() -> None:
+        connection.close()
+        child_process.run(*descriptors)
+
+    pid = processes.fork(entry)
+    for descriptor in descriptors:
+        os.close(descriptor)
+    connection.sendall(_MESSAGE.pack(_FORKED, pid))
+    exit_code = processes.wait_for(pid)
+    # Its pid stays taken until the supervisor knows, and so can't kill another process in its place.
+    processes.kill_children(spare={pid})
+    connection.sendall(_MESSAGE.pack(_EXITED, exit_code))
+    os.waitpid(pid, 0)

@@ -27,11 +27,15 @@ def of_program(error: BaseException, folder: str) -> str:
 
 def reason(error: BaseException, folder: str) -> str:
     """What a job's error says of an exception: its type and message first, then the traceback."""
-    text = f"{summary(error)}\n{of_program(error, folder)}"
-    if len(text) > REASON_LIMIT:
-        half = REASON_LIMIT // 2
-        text = f"{text[:half]}\n … ({len(text) - REASON_LIMIT} characters left out)\n{text[-half:]}"
-    return text
+    return shortened(f"{summary(error)}\n{of_program(error, folder)}")
+
+
+def shortened(text: str) -> str:
+    """The text of a reason, without the middle of a long one."""
+    if len(text) <= REASON_LIMIT:
+        return text
+    half = REASON_LIMIT // 2
+    return f"{text[:half]}\n … ({len(text) - REASON_LIMIT} characters left out)\n{text[-half:]}"
 
 
 def _trim(shown: traceback.TracebackException, folder: str, seen: set[int]) -> None:

@@ -13,6 +13,8 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import suppress
+from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 from nats.aio.msg import Msg
@@ -66,6 +68,7 @@ class Worker:
     def __init__(self, launch: Launch, nursery: Nursery) -> None:
         self._launch, self._nursery = launch, nursery
         self._id = launch.worker_id
+        self._folder = str(Path(launch.path).absolute())
         self._outbox = Outbox(launch.limits.buffer)
         self._book = LogBook()
         self._link: Link | None = None
@@ -111,7 +114,8 @@ class Worker:
         return self._launch.nats
 
     async def _opened(self, link: Link) -> None:
-        await link.client.subscribe(subjects.control(self._id), cb=self._hear)
+        # The answer to a command is allowed on the connection on which it came, and on no other.
+        await link.client.subscribe(subjects.control(self._id), cb=partial(self._hear, link))
         await self._outbox.attach(link)
         await link.client.flush()
         link.listen(lambda: self._returned(link))
@@ -154,7 +158,7 @@ class Worker:
 
     # --- commands
 
-    async def _hear(self, message: Msg) -> None:
+    async def _hear(self, link: Link, message: Msg) -> None:
         key, subject = self._launch.control_key, message.subject
         valid = protocol.verify(key, subject, message.headers, message.data, self._heard)
         if valid is None:
@@ -167,9 +171,8 @@ class Worker:
         except ValidationError as error:
             answer = Answer(ok=False, error=f"this worker does not know that command: {error}")
         headers = protocol.signed_headers(key, subject, valid[1], protocol.encode_command(answer))
-        if message.reply and self._link is not None:
-            with suppress(*AWAY):
-                await self._link.client.publish(message.reply, headers=headers)
+        with suppress(*AWAY):
+            await link.client.publish(message.reply, headers=headers)
 
     def _obey(self, command: Start | Cancel | Drain, body: bytes) -> Answer:
         if isinstance(command, Start):
@@ -238,7 +241,7 @@ class Worker:
                 launch = self._launch
                 setup = Setup(
                     manifest=launch.manifest,
-                    path=launch.path,
+                    path=self._folder,
                     backend=launch.backend,
                     memory=launch.limits.memory,
                     supervisor=os.getpid(),

@@ -113,6 +113,7 @@ def _do_nothing(number: int, frame: object) -> None:
 class Zygote:
     def __init__(self, listener: socket.socket, lock: int) -> None:
         self._listener, self._lock = listener, lock
+        self._packages = preload.versions()  # of what is loaded, whatever is installed later
         self._selector = selectors.DefaultSelector()
         self._clients: dict[socket.socket, _Client] = {}
         self._running: dict[str, int] = {}
@@ -144,8 +145,8 @@ class Zygote:
                     self._hear_signals()
                 elif key.fileobj is self._listener:
                     self._accept()
-                elif key.fileobj in self._clients:
-                    self._tend(self._clients[key.fileobj], events)
+                elif (client := self._clients.get(key.data)) is not None:
+                    self._tend(client, events)
             self._reap()
             self._kill_late()
             while self._wanted:
@@ -272,22 +273,26 @@ class Zygote:
             return
         connection.setblocking(False)
         client = self._clients[connection] = _Client(connection)
-        self._selector.register(connection, selectors.EVENT_READ)
+        self._selector.register(connection, selectors.EVENT_READ, connection)
         self._tell(client, self._state())
 
     def _state(self) -> ZygoteState:
         return ZygoteState(
             python=platform.python_version(),
-            packages=preload.versions(),
+            packages=self._packages,
             running=[Spawned(worker_id=worker_id, pid=pid) for worker_id, pid in self._running.items()],
             exited=[WorkerExit(worker_id=worker_id, exit_code=code) for worker_id, code in self._exited.items()],
         )
 
     def _tend(self, client: _Client, events: int) -> None:
-        if events & selectors.EVENT_WRITE:
-            self._flush(client)
-        if events & selectors.EVENT_READ and client.connection in self._clients:
-            self._read(client)
+        try:
+            if events & selectors.EVENT_WRITE:
+                self._flush(client)
+            if events & selectors.EVENT_READ and client.connection in self._clients:
+                self._read(client)
+        except Exception:  # all workers would end with the zygote
+            log.exception("a request failed")
+            self._drop(client)
 
     def _read(self, client: _Client) -> None:
         try:
@@ -326,7 +331,7 @@ class Zygote:
             self._drop(client)
             return
         interest = selectors.EVENT_READ | (selectors.EVENT_WRITE if client.unsent else 0)
-        self._selector.modify(client.connection, interest)
+        self._selector.modify(client.connection, interest, client.connection)
 
     def _drop(self, client: _Client) -> None:
         if self._clients.pop(client.connection, None) is not None:
