@@ -62,8 +62,6 @@ class RuntimeOptions:
     """Seconds, or `"2h 30m"`, that a session started by this job may stay open."""
     max_attempts: int | None = None
     """How often the job is started when the process or machine below it is lost; one by default."""
-    private: bool = False
-    """Whether inputs and results can be read once only."""
 
     @classmethod
     def of(cls, options: RuntimeOptions | Mapping[str, Any] | None) -> RuntimeOptions:
@@ -94,6 +92,5 @@ class RuntimeOptions:
             "log_level": self.log_level.lower() if self.log_level else None,
             "tags": list(self.job_tags) or None,
             "max_attempts": self.max_attempts,
-            "private": self.private or None,
         }
         return {name: value for name, value in body.items() if value is not None}

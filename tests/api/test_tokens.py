@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -11,6 +12,9 @@ import httpx
 import pytest
 from servers import Server
 
+from neartime.contract.ids import new_id
+from neartime.contract.streams import StreamAccess
+from neartime.stream import Link
 from neartime_server.api.gate import TOKEN_CACHE_SECONDS
 from neartime_server.errors import AdminError
 
@@ -48,6 +52,26 @@ def test_an_ended_token_is_refused_within_the_seconds_that_are_stated(server: Se
             time.sleep(0.1)
     with pytest.raises(AdminError, match="no live token"):
         server.admin.end_user("ending", "ada")
+
+
+async def test_what_was_given_out_for_a_token_ends_with_it(server: Server) -> None:
+    name = f"ending-{new_id()}"
+    server.admin.create_instance(name)
+    token, other = (server.admin.create_token(name, user) for user in ("ada", "bob"))
+    links = []
+    for one in (token, other):
+        with server.client(one) as client:
+            access = StreamAccess.model_validate_json(client.post("/streams/token").content)
+        links.append(await Link.open(access, name="test"))
+    server.admin.end_user(name, "ada")
+    async with asyncio.timeout(10):
+        while links[0].client.is_connected:  # noqa: ASYNC110  # nobody tells
+            await asyncio.sleep(0.05)
+    assert links[1].client.is_connected
+    with server.client(other) as client:
+        assert client.get("/jobs").status_code == 200
+    for link in links:
+        await link.close()
 
 
 def test_a_stream_credential_is_handed_out_and_is_not_kept_by_caches(client: httpx.Client) -> None:

@@ -23,13 +23,12 @@ def test_a_time_that_can_not_be_read_is_refused_by_name(text: int | str) -> None
 
 
 def test_a_dictionary_does_as_well_as_the_dataclass() -> None:
-    asked = {"backend_name": "aer", "max_execution_time": "1m", "job_tags": ["a"], "log_level": "INFO", "private": True}
+    asked = {"backend_name": "aer", "max_execution_time": "1m", "job_tags": ["a"], "log_level": "INFO"}
     assert RuntimeOptions.of(asked).request() == {
         "backend": "aer",
         "cost": 60,
         "tags": ["a"],
         "log_level": "info",
-        "private": True,
     }
     assert RuntimeOptions.of(RuntimeOptions(max_attempts=3)).request() == {"max_attempts": 3}
     assert RuntimeOptions.of(None).request() == {}

@@ -75,7 +75,6 @@ job = jobs.JobView(
     interims=7,
     sequence=99,
     position=1,
-    private=True,
 )
 session = sessions.SessionView(
     id=OTHER,
@@ -154,7 +153,6 @@ SAMPLES: list[BaseModel] = [
         log_level="debug",
         cost=60,
         max_attempts=2,
-        private=True,
         qpy_version=13,
     ),
     jobs.JobAccepted(id=ID, backend="aer", session_id=OTHER, program_version=OTHER),

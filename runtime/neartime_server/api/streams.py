@@ -15,5 +15,5 @@ router = APIRouter(prefix="/streams", tags=["streams"])
 async def token(here: Here, caller: Caller) -> Response:
     """A credential for this instance's streams, read only; ask for a fresh one before it expires."""
     await here.bus.add_instance(caller.instance_id)
-    access = here.bus.reader_access(caller.instance_id, here.settings.stream_token_ttl)
+    access = here.bus.reader_access(caller.instance_id, here.settings.stream_token_ttl, caller.token_id)
     return Response(access.model_dump_json(), media_type=JSON, headers={"Cache-Control": "no-store"})

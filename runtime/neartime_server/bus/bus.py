@@ -106,13 +106,14 @@ class Bus:
         credential = claims.credential(account, user, worker_id, publish, subscribe, expires, answers=ANSWERS)
         return NatsAccess(url=self._url, credential=credential, inbox=subjects.inbox(worker_id)), user.public
 
-    def reader_access(self, instance_id: str, lifetime: float) -> StreamAccess:
-        """A client's way in, for `lifetime` seconds: it reads the instance's events, and writes none."""
-        name = new_id()
+    def reader_access(self, instance_id: str, lifetime: float, token_id: str | None = None) -> StreamAccess:
+        """A client's way in, for `lifetime` seconds: it reads the instance's events, and writes none. With the id of
+        the bearer token that it is given out for, it can be revoked together with that."""
+        name, user = new_id(), self._keys.reader(token_id) if token_id else KeyPair.new_user()
         publish, subscribe = subjects.reader_permissions(name)
         expires = time.time() + lifetime
         account = self._keys.account(instance_id)
-        credential = claims.credential(account, KeyPair.new_user(), f"client-{name}", publish, subscribe, expires)
+        credential = claims.credential(account, user, f"client-{name}", publish, subscribe, expires)
         return StreamAccess(
             url=self._settings.nats_public_url or self._url,
             credential=credential,

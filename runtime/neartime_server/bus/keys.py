@@ -52,6 +52,10 @@ class Keys:
         """The key that signs what control plane and this worker say to each other, hexadecimal."""
         return self._derive(f"worker:{worker_id}").hex()
 
+    def reader(self, token_id: str) -> KeyPair:
+        """The key of every stream credential that is given out for a bearer token, so that they can end with it."""
+        return KeyPair(nkeys.PREFIX_BYTE_USER, self._derive(f"reader:{token_id}"))
+
     def token_digest(self, token: str) -> str:
         """What is stored of a bearer token, hexadecimal."""
         return self._derive(f"token:{token}").hex()

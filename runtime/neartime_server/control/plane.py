@@ -154,7 +154,6 @@ class Control:
                 "log_level": request.log_level,
                 "max_execution_time": seconds,
                 "max_attempts": request.max_attempts,
-                "private": request.private,
                 "qpy_version": request.qpy_version,
                 "worker_id": worker.id if worker is not None and at_once else None,
             }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
+from datetime import timedelta
 from functools import partial
 from typing import Any, Final
 
@@ -19,7 +20,9 @@ from neartime_server.control.reconciler import Reconciler
 from neartime_server.control.workers import Workers
 from neartime_server.settings import Settings
 from neartime_server.store import Store, blobs, idempotency, instances, jobs, workers
+from neartime_server.store.engine import utc_now
 from neartime_server.store.instances import Instance
+from neartime_server.store.tokens import ended_since
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +50,7 @@ class Reign:
         self.reconciler = reconciler
         self.projectors: dict[str, Projector] = {}
         self._folding: dict[str, asyncio.Task[None]] = {}
+        self._ended_tokens: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -85,6 +89,7 @@ class Reign:
                     await self._begin(failed, one)
             for instance_id in self.projectors.keys() - {one.id for one in found}:
                 await self._end(instance_id)
+            await self._revoke_tokens()
             await asyncio.sleep(LOOK_FOR_INSTANCES)
 
     async def _begin(self, failed: asyncio.Future[None], one: Instance) -> None:
@@ -101,6 +106,15 @@ class Reign:
         )
         self.projectors[one.id] = projector
         self._folding[one.id] = self._spawn(failed, projector.run())
+
+    async def _revoke_tokens(self) -> None:
+        """What was given out for tokens that have ended meanwhile is void."""
+        since = utc_now() - timedelta(seconds=self._settings.stream_token_ttl)
+        found = await patiently("reading the tokens", lambda: self._store.read(lambda one: ended_since(one, since)))
+        fresh = {one.instance_id for one in found if one.id not in self._ended_tokens}
+        for instance_id in fresh & self.projectors.keys():
+            await patiently("revoking what tokens were given", partial(self.workers.revoke, instance_id))
+        self._ended_tokens = {one.id for one in found}
 
     async def _end(self, instance_id: str) -> None:
         """Nothing of an instance that was ended runs any more, and what its jobs left is in the store."""

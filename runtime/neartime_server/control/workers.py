@@ -31,14 +31,16 @@ from neartime_server.control.schedule import Job, Session
 from neartime_server.errors import BusError, NoAnswer, ServerError
 from neartime_server.executors import Executor, Exited, Running
 from neartime_server.settings import Settings
-from neartime_server.store import Store, blobs, jobs, programs, sessions, workers
-from neartime_server.store.engine import utc_now
+from neartime_server.store import Store, blobs, jobs, programs, sessions, tokens, workers
+from neartime_server.store.engine import utc, utc_now
 from neartime_server.store.workers import WorkerState
 
 log = logging.getLogger(__name__)
 
 CREDENTIAL_MARGIN: Final = 600.0
 """Seconds that a worker's credential outlives its session's max_ttl: it still has to say how its last job ended."""
+KNOWN_ON: Final = 10
+"""Seconds for which a server may still take a token that has ended, and give out stream credentials for it."""
 STOP_AFTER: Final = 3.0
 """Seconds that a dismissed worker has to end by itself before the executor ends it."""
 READY_SECONDS: Final = 120.0
@@ -353,9 +355,19 @@ class Workers:
         self._wake()
 
     async def revoke(self, instance_id: str) -> None:
-        """Push which credentials of an instance are void; whoever holds one is cut off when this returns."""
-        void = await self._store.read(lambda connection: workers.revoked(connection, instance_id))
-        await self._bus.revoke(instance_id, void)
+        """Push which credentials of an instance are void: those of workers that are gone, and what was given out for
+        tokens that have ended. Whoever holds one is cut off when this returns."""
+        since = utc_now() - timedelta(seconds=self._settings.stream_token_ttl)
+
+        def read(connection: Connection) -> dict[str, int]:
+            readers = {
+                self._keys.reader(one.id).public: int(utc(one.over).timestamp()) + KNOWN_ON
+                for one in tokens.ended_since(connection, since)
+                if one.instance_id == instance_id and one.over
+            }
+            return readers | workers.revoked(connection, instance_id)
+
+        await self._bus.revoke(instance_id, await self._store.read(read))
 
     async def _revoke_soon(self, instance_id: str) -> None:
         await patiently(f"revoking credentials of instance {instance_id}", lambda: self.revoke(instance_id))

@@ -160,7 +160,6 @@ def _view(row: Row[Any]) -> JobView:
         interims=row.interims,
         sequence=row.sequence,
         position=row.position,
-        private=row.private,
     )
 
 

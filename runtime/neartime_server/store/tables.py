@@ -142,7 +142,6 @@ jobs = Table(
     Column("log_level", String(16), nullable=False),
     Column("max_execution_time", Integer, nullable=False),
     Column("max_attempts", Integer, nullable=False),
-    Column("private", Boolean, nullable=False),
     Column("qpy_version", Integer),
     # --- folded from events, by the projector alone
     Column("status", String(16), nullable=False),

@@ -6,8 +6,9 @@ import secrets
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
+from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, insert, or_, select, update
 
 from neartime.contract.ids import new_id
 from neartime_server.store.engine import utc_now
@@ -44,6 +45,11 @@ class Token:
     created: datetime
     expires: datetime | None
     ended: datetime | None
+
+    @property
+    def over(self) -> datetime | None:
+        """When it ended or expires, whichever is first."""
+        return min((moment for moment in (self.ended, self.expires) if moment), default=None)
 
 
 def new_token() -> str:
@@ -96,10 +102,13 @@ def page(connection: Connection, instance_id: str | None = None, *, ended: bool 
         query = query.where(tokens.c.instance_id == instance_id)
     if not ended:
         query = query.where(tokens.c.ended.is_(None))
-    return [
-        Token(row.id, row.instance_id, row.name, Role(row.role), row.created, row.expires, row.ended)
-        for row in connection.execute(query)
-    ]
+    return [_token(row) for row in connection.execute(query)]
+
+
+def ended_since(connection: Connection, moment: datetime) -> list[Token]:
+    """Tokens that were ended, or have expired, since then."""
+    over = or_(tokens.c.ended > moment, (tokens.c.expires > moment) & (tokens.c.expires <= utc_now()))
+    return [_token(row) for row in connection.execute(select(tokens).where(over).order_by(tokens.c.id))]
 
 
 def end(connection: Connection, token_id: str) -> bool:
@@ -110,6 +119,10 @@ def end(connection: Connection, token_id: str) -> bool:
 def end_user(connection: Connection, instance_id: str, name: str) -> int:
     """End every token of a user; returns how many there were."""
     return _end(connection, (tokens.c.instance_id == instance_id) & (tokens.c.name == name))
+
+
+def _token(row: Row[Any]) -> Token:
+    return Token(row.id, row.instance_id, row.name, Role(row.role), row.created, row.expires, row.ended)
 
 
 def _end(connection: Connection, which: ColumnElement[bool]) -> int:

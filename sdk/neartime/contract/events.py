@@ -195,6 +195,14 @@ class Sequencer(Generic[T]):
             self.dropped += 1
             return []
         self.held[envelope.sequence] = (envelope, item)
+        return self._due()
+
+    def skip(self) -> list[T]:
+        """Gives up what is missing before the first one that is held: the items that are due then."""
+        self.last = min(self.held) - 1
+        return self._due()
+
+    def _due(self) -> list[T]:
         due: list[T] = []
         while (following := self.held.pop(self.last + 1, None)) is not None:
             self.last += 1

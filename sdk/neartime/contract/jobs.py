@@ -84,7 +84,8 @@ class JobRequest(BaseModel):
     max_execution_time: Annotated[int, Field(ge=1)] | None = Field(default=None, alias="cost")
     """Seconds; at most the program's own."""
     max_attempts: Annotated[int, Field(ge=1, le=10)] = 1
-    private: bool = False
+    private: Literal[False] = False
+    """Qiskit Runtime's option that inputs and results can be read once only is not offered here."""
     qpy_version: Annotated[int, Field(ge=13)] | None = None
     """The highest QPY version that the client can read; circuits come back in the lowest that all can."""
 
@@ -133,7 +134,6 @@ class JobView(BaseModel):
     """The position in the JOBS stream that this view reflects."""
     position: int | None = None
     """Of a queued job: its place in the backend's queue, from 1."""
-    private: bool = False
 
 
 class JobPage(BaseModel):

@@ -22,7 +22,6 @@ class ErrorCode(str, Enum):
     BUILD_FAILED = "build_failed"
     UNKNOWN_BACKEND = "unknown_backend"
     SESSION_CLOSED = "session_closed"
-    PROGRAM_EXISTS = "program_exists"
     JOB_NOT_FINISHED = "job_not_finished"
     JOB_FINISHED = "job_finished"
     IDEMPOTENCY_CONFLICT = "idempotency_conflict"

@@ -19,7 +19,7 @@ log = logging.getLogger("neartime.stream")
 
 GAP_SECONDS: Final = 5.0
 """How long, with the broker there, a reader waits for an event that is missing: of a job that has said that it ended,
-and of a log. A job that goes on may still publish it."""
+of a log, and where a job's first events are missing. A job that goes on may still publish any other."""
 HELD_BYTES: Final = 64 << 20
 """Of a job's events that wait for a missing one; as many as a worker keeps for the broker."""
 
@@ -115,7 +115,7 @@ class Order:
 class _Job:
     """One job's events."""
 
-    __slots__ = ("closing", "held", "log", "sequencer", "since")
+    __slots__ = ("begun", "closing", "held", "log", "sequencer", "since")
 
     def __init__(self) -> None:
         self.sequencer: Sequencer[Event] = Sequencer()
@@ -126,6 +126,8 @@ class _Job:
         self.closing = False
         """Whether the final status is among what waits."""
         self.log = False
+        self.begun = False
+        """Whether an event was handed on. Before that, what is missing may have been let go of by a full stream."""
 
     def push(self, event: Event, now: float) -> list[Event]:
         if event.envelope.source == CONTROL:
@@ -133,6 +135,7 @@ class _Job:
             return [*(self.sequencer.rest() if event.final else ()), event]
         waited = self.sequencer.gap
         due = self.sequencer.push(event.envelope, event)
+        self.begun = self.begun or bool(due)
         if not self.sequencer.gap:
             self.held, self.closing = 0, False
             return due
@@ -141,22 +144,24 @@ class _Job:
         self.held += len(event.body) - sum(len(one.body) for one in due)
         self.log = event.kind == "log"
         self.closing = self.closing or event.final
-        if self.held > HELD_BYTES:
-            raise StreamError(self._missing(event.job_id))
-        return due
+        return self.finish(event.job_id) if self.held > HELD_BYTES else due
 
     def look(self, job_id: str, now: float) -> list[Event]:
-        if not (self.sequencer.gap and (self.log or self.closing)) or now - self.since < GAP_SECONDS:
+        if not (self.sequencer.gap and (self.log or self.closing or not self.begun)) or now - self.since < GAP_SECONDS:
             return []
         return self.finish(job_id)
 
     def finish(self, job_id: str) -> list[Event]:
         if not self.sequencer.gap:
             return []
-        if not self.log:
+        if self.begun and not self.log:
             raise StreamError(self._missing(job_id))
         log.warning("%s", self._missing(job_id))
-        return self.sequencer.rest()
+        self.held = 0
+        if self.log:
+            return self.sequencer.rest()
+        self.begun = True
+        return self.sequencer.skip()
 
     def _missing(self, job_id: str) -> str:
         number, attempt = self.sequencer.last + 1, self.sequencer.attempt

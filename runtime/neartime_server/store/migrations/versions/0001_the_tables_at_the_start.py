@@ -153,7 +153,6 @@ def upgrade() -> None:
         sa.Column("log_level", sa.String(length=16), nullable=False),
         sa.Column("max_execution_time", sa.Integer(), nullable=False),
         sa.Column("max_attempts", sa.Integer(), nullable=False),
-        sa.Column("private", sa.Boolean(), nullable=False),
         sa.Column("qpy_version", sa.Integer(), nullable=True),
         sa.Column("status", sa.String(length=16), nullable=False),
         sa.Column("reason", sa.Text(), nullable=True),
