@@ -133,6 +133,16 @@ def wait_for(pid: int) -> int:
         os.waitpid(ended.si_pid, 0)
 
 
+def give_way() -> None:
+    """Lets other processes finish their slice of time when this one wakes up, instead of taking their place at once.
+
+    Where all cores are busy, a supervisor that has an event to publish would else interrupt the very main() it serves.
+    """
+    if hasattr(os, "sched_setscheduler"):
+        with suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+
+
 def kill_children(spare: Container[int] = ()) -> None:
     """Ends and reaps all children of this process, and those that become its children by that, but not `spare`."""
     while left := [pid for pid in _children() if pid not in spare]:

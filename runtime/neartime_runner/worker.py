@@ -56,6 +56,7 @@ def supervise(take: Callable[[], Launch], forget: Callable[[], None] = lambda: N
     processes.adopt_orphans()
     nursery = Nursery(forget)
     processes.keep_private(True)
+    processes.give_way()
     launch = take()
     logging.basicConfig(format=f"%(asctime)s worker {launch.worker_id} %(levelname)s %(message)s")
     if (problem := incompatible(launch.contract_version, "the server")) is not None:

@@ -344,14 +344,18 @@ class RuntimeJob:
             return
         kind = JobCancelled if final.status is JobStatus.CANCELLED else JobFailed
         try:
-            tail = "\n".join(self.logs().splitlines()[-LOG_TAIL:])
+            lines = self.logs().splitlines()[-LOG_TAIL:]
         except NeartimeError:
-            tail = ""  # the reason is worth more than the log
+            lines = []  # the reason is worth more than the log
+        tail = "\n".join(lines)
         reason = (final.reason or "no reason was given").rstrip()
+        said = reason.splitlines()
+        while lines and lines[-1] in said:  # the traceback, which the log has, too
+            del lines[-1]
         code = f" ({final.reason_code.value})" if final.reason_code else ""
         message = f"job {self.job_id()} {'was cancelled' if kind is JobCancelled else 'failed'}{code}: {reason}"
-        if kind is JobFailed and tail and tail not in reason:
-            message += f"\n\nThe end of its log:\n{tail}"
+        if kind is JobFailed and lines:
+            message += "\n\nThe end of its log:\n" + "\n".join(lines)
         raise kind(message, self.job_id(), final.reason_code, tail)
 
     def _wait_for(self, end: concurrent.futures.Future[None], deadline: float | None, timeout: float | None) -> None:

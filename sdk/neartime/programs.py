@@ -113,11 +113,14 @@ class RuntimeProgram:
             f"  public: {'yes' if self.is_public else 'no'}",
             f"  updated: {self.update_date:%Y-%m-%d %H:%M:%S} UTC",
         ]
+        if requirements := self.manifest.requirements:
+            lines.append(f"  requirements: {', '.join(requirements)}")
         if schema := self.input_schema:
             lines.append("  inputs:")
             required = schema.get("required", [])
             for name, one in schema.get("properties", {}).items():
-                must = "required" if name in required else f"default {one.get('default')!r}"
+                default = one.get("default")
+                must = "required" if name in required else "optional" if default is None else f"default {default!r}"
                 lines.append(f"    {name}: {_kind(one)} ({must}) {one.get('description', '')}".rstrip())
         return "\n".join(lines)
 

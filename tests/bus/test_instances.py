@@ -47,4 +47,7 @@ async def test_a_stream_that_is_nearly_full_keeps_what_is_needed_and_no_more(wor
     assert await world.bus.make_room(world.instance, [(world.session, running), (world.session, new_id())]) == 6
     assert not await world.bus.nearly_full(world.instance)
     assert await world.bus.make_room(world.instance, [(world.session, running)]) == 0
+    for _ in range(6):
+        await stream.publish(subjects.blob(world.session, old, "2"), bytes(500 << 10))
+    assert await world.bus.make_room(world.instance, [(world.session, running)]) == 6
     assert await world.bus.make_room(world.instance, []) == 6

@@ -25,6 +25,9 @@ from neartime_server.bus.tenant import OnBeat, OnFetch, Tenant, event_headers
 from neartime_server.errors import BusError
 from neartime_server.settings import Settings
 
+ROOM: Final = 1.25
+"""An account's quota, as a multiple of what its streams hold: a stream is full before the account, and `JOBS` never is
+since `BULK` is."""
 ANSWERS: Final = 1
 """How many messages a worker may send to who spoke to it: the answer to a command, and no more."""
 
@@ -45,8 +48,8 @@ class Bus:
     async def connect(self, url: str) -> None:
         """Raises BusError where NATS can't be reached, or does not know this operator."""
         self._url = url
-        disk_bytes = self._settings.jobs_stream_bytes + self._settings.bulk_stream_bytes
-        self._accounts = Accounts(self._keys, url, disk_bytes)
+        streams = self._settings.jobs_stream_bytes + self._settings.bulk_stream_bytes
+        self._accounts = Accounts(self._keys, url, int(ROOM * streams))
         await self._accounts.open()
 
     async def close(self) -> None:
@@ -206,8 +209,8 @@ class Bus:
         return await (await self._tenant(instance_id)).nearly_full()
 
     async def make_room(self, instance_id: str, needed: Collection[tuple[str, str]]) -> int:
-        """Lets go of logs and large values that are older than the first ones of the jobs (session id, job id) that
-        need theirs still. How many messages went.
+        """Lets go of logs and large values of jobs that are none of these (session id, job id), as far as that is
+        needed. How many messages went.
 
         Raises:
             BusError: NATS does not answer, or refuses.

@@ -32,6 +32,8 @@ REMEMBERED: Final = 4096
 """Workers whose newest counter is kept in mind."""
 NEARLY_FULL: Final = 0.7
 """Of `BULK`'s bytes: from there on, what is in the store too has to go."""
+PURGED_AT_ONCE: Final = 500
+"""Jobs; the others have their turn at the next look."""
 _NAME_IN_USE: Final = 10058
 """JetStream's code for a stream that is there, and is configured otherwise."""
 
@@ -138,12 +140,22 @@ class Tenant:
         return int(state["bytes"]) > NEARLY_FULL * self._settings.bulk_stream_bytes
 
     async def make_room(self, needed: Collection[tuple[str, str]]) -> int:
-        """Lets go of all logs and large values before the first ones of the jobs (session id, job id) that need theirs
-        still. How many messages went."""
+        """Lets go of logs and large values of all jobs but these (session id, job id): all at once of those before the
+        first one's, then job by job until there is room. How many messages went."""
         keep = await self.last_sequence(subjects.BULK) + 1
         for session_id, job_id in needed:
             keep = min(keep, await self._first(f"job.{session_id}.{job_id}.>") or keep)
-        return int((await self._api(f"STREAM.PURGE.{subjects.BULK}", {"seq": keep}))["purged"])
+        purged = await self._purge({"seq": keep})
+        if needed and await self.nearly_full():
+            spared = {f"job.{session_id}.{job_id}" for session_id, job_id in needed}
+            info = await self._api(f"STREAM.INFO.{subjects.BULK}", {"subjects_filter": "job.>"})
+            found = {".".join(subject.split(".")[:3]) for subject in info["state"].get("subjects") or {}}
+            for job in sorted(found - spared)[:PURGED_AT_ONCE]:
+                purged += await self._purge({"filter": f"{job}.>"})
+        return purged
+
+    async def _purge(self, what: dict[str, Any]) -> int:
+        return int((await self._api(f"STREAM.PURGE.{subjects.BULK}", what))["purged"])
 
     async def _first(self, subject: str) -> int | None:
         """Sequence of the first message on subjects that match, in `BULK`."""

@@ -20,6 +20,7 @@ from neartime.contract.events import LogRecord, decode_log, encode_log
 from neartime.errors import StreamError
 from neartime.stream import Event
 from neartime_server.bus import Bus
+from neartime_server.errors import ServerError
 from neartime_server.store import Store, blobs, jobs
 from neartime_server.store.engine import utc_now
 
@@ -48,7 +49,12 @@ class Archive:
         before = utc_now() - timedelta(seconds=AFTER)
         rows = await self._store.read(lambda connection: jobs.unarchived(connection, before, AT_ONCE))
         for row in rows:
-            await self._write(row)
+            try:
+                await self._write(row)
+            except ServerError:
+                raise
+            except Exception:  # whatever a job's events hold, those of others are kept
+                log.exception("the events of job %s can't be archived", row.id)
         return len(rows) == AT_ONCE
 
     async def _write(self, row: Row[Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Annotated, Any
 
 import typer
@@ -13,6 +14,8 @@ from rich.table import Table
 
 from neartime.client import RuntimeService
 
+NO_WRAP = ("id", "job", "status", "state", "created")
+"""Headings of columns that are no use in two lines, or cut."""
 PIPE_WIDTH = 10_000
 """Characters of a line where nobody's terminal ends it."""
 Json = Annotated[bool, typer.Option("--json", help="Write JSON to standard output, and nothing else.")]
@@ -72,10 +75,16 @@ class Output:
             return
         table = Table(box=None, pad_edge=False, header_style="bold")
         for heading in columns.values():
-            table.add_column(heading, no_wrap=not sys.stdout.isatty() or heading in ("id", "job"))
+            table.add_column(heading, no_wrap=not sys.stdout.isatty() or heading in NO_WRAP)
         for row in data:
             table.add_row(*(_cell(row.get(key)) for key in columns))
         self.out.print(table)
+
+
+def moment(time: datetime) -> str:
+    """A time of today as its hour, another one as its day."""
+    local = time.astimezone()
+    return f"{local:%H:%M:%S}" if local.date() == datetime.now().astimezone().date() else f"{local:%Y-%m-%d}"
 
 
 def wire(value: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from neartime.cli.console import Json, Output, Timeout, service
+from neartime.cli.console import Json, Output, Timeout, moment, service
 from neartime.cli.follow import follow, show_result
 from neartime.contract.jobs import JobStatus, JobView
 from neartime.errors import InvalidInput, NotFound
@@ -201,7 +201,7 @@ def _row(view: JobView) -> dict[str, Any]:
         "program": view.program.name,
         "status": view.status.value,
         "backend": view.backend,
-        "created": f"{view.created.astimezone():%Y-%m-%d %H:%M:%S}",
+        "created": moment(view.created),
         "seconds": f"{view.usage.seconds:.1f}" if view.usage.seconds else None,
         "interims": view.interims or None,
         "tags": view.tags,

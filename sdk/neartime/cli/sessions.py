@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from neartime.cli.console import Json, Output, service
+from neartime.cli.console import Json, Output, moment, service
 from neartime.contract.sessions import SessionMode, SessionView
 from neartime.session import Session
 
@@ -80,6 +80,6 @@ def _row(view: SessionView) -> dict[str, Any]:
         "mode": view.mode.value,
         "state": view.state.value,
         "jobs": view.jobs,
-        "created": f"{view.created.astimezone():%Y-%m-%d %H:%M:%S}",
+        "created": moment(view.created),
         "seconds": f"{view.usage.seconds:.1f}" if view.usage.seconds else None,
     }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import keyword
 import os
 import stat
 from collections.abc import Iterator
@@ -16,7 +18,7 @@ from neartime.errors import PackagingError
 from neartime.packaging.archive import MAX_FILES, MAX_UNPACKED, path_fault, read_contents
 
 MODULE: Final = "program.py"
-"""The module of a program that is one file; of any other, where main() is looked for first."""
+"""The module of source text; of other programs, where main() is looked for first."""
 IGNORE_FILE: Final = ".neartimeignore"
 IGNORED: Final = (
     *("__pycache__", "*.pyc", "*.pyo", "*.egg-info", ".ipynb_checkpoints"),
@@ -51,10 +53,10 @@ def read(path: Path) -> Files:
         raise PackagingError(f"{path} can't be read: {error.strerror or error}") from error
     if content.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return _of_zip(content, path)
-    return of_source(content, slug(path.stem))
+    return of_source(content, slug(path.stem), _module(path))
 
 
-def of_source(source: bytes, name: str | None = None) -> Files:
+def of_source(source: bytes, name: str | None = None, module: str = MODULE) -> Files:
     """The files of a program that is one module."""
     try:
         source.decode("utf-8")
@@ -62,7 +64,14 @@ def of_source(source: bytes, name: str | None = None) -> Files:
         raise PackagingError(
             f"This is neither Python source, which is UTF-8 text, nor a zip archive: {error}"
         ) from error
-    return Files({MODULE: source}, name)
+    return Files({module: source}, name)
+
+
+def _module(path: Path) -> str:
+    """What a single file is called in the archive: as its author knows it from tracebacks, if that can be imported."""
+    stem = path.stem
+    taken = not stem.isidentifier() or keyword.iskeyword(stem) or importlib.util.find_spec(stem) is not None
+    return MODULE if taken or path.suffix != ".py" else path.name
 
 
 def _of_zip(content: bytes, path: Path) -> Files:

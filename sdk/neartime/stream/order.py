@@ -59,7 +59,7 @@ class Order:
             StreamError: an event of a job that has ended is missing.
         """
         due: list[Event] = []
-        for job_id, job in self._jobs.items():
+        for job_id, job in list(self._jobs.items()):
             due += self._hand_on(None, job.look(job_id, now))
         return due
 
@@ -75,7 +75,7 @@ class Order:
             StreamError: other events wait for one that is missing.
         """
         due: list[Event] = []
-        for job_id, job in self._jobs.items():
+        for job_id, job in list(self._jobs.items()):
             due += self._hand_on(None, job.finish(job_id))
         return due
 
