@@ -181,20 +181,23 @@ class Sequencer(Generic[T]):
     """The highest sequence of this attempt that was handed on."""
     last_index: int = 0
     """The highest index of an interim result that was handed on, across attempts."""
-    held: dict[int, tuple[Envelope, T]] = field(default_factory=dict)
+    held: dict[int, tuple[Envelope, T, int]] = field(default_factory=dict)
+    size: int = 0
+    """Of all that is held, in the unit of `push`."""
     dropped: int = 0
 
-    def push(self, envelope: Envelope, item: T) -> list[T]:
+    def push(self, envelope: Envelope, item: T, size: int = 0) -> list[T]:
         """The items that are due now, in order; often just this one, sometimes none."""
         if envelope.source == CONTROL:
             return [item]
         if envelope.attempt > self.attempt:
-            self.attempt, self.last = envelope.attempt, 0
+            self.attempt, self.last, self.size = envelope.attempt, 0, 0
             self.held.clear()
         if envelope.attempt < self.attempt or envelope.sequence <= self.last or envelope.sequence in self.held:
             self.dropped += 1
             return []
-        self.held[envelope.sequence] = (envelope, item)
+        self.held[envelope.sequence] = (envelope, item, size)
+        self.size += size
         return self._due()
 
     def skip(self) -> list[T]:
@@ -217,8 +220,9 @@ class Sequencer(Generic[T]):
             self._hand_on(self.held.pop(sequence), due)
         return due
 
-    def _hand_on(self, held: tuple[Envelope, T], due: list[T]) -> None:
-        envelope, item = held
+    def _hand_on(self, held: tuple[Envelope, T, int], due: list[T]) -> None:
+        envelope, item, size = held
+        self.size -= size
         if envelope.index and envelope.index <= self.last_index:
             self.dropped += 1
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
 from typing import Final
@@ -13,7 +14,7 @@ from neartime.contract.events import CONTROL, Sequencer
 from neartime.errors import StreamError
 from neartime.stream.event import Event, parse
 from neartime.stream.link import LinkSource
-from neartime.stream.reader import Quiet, read
+from neartime.stream.reader import HEARTBEAT, Quiet, Stored, read
 
 log = logging.getLogger("neartime.stream")
 
@@ -22,6 +23,8 @@ GAP_SECONDS: Final = 5.0
 of a log, and where a job's first events are missing. A job that goes on may still publish any other."""
 HELD_BYTES: Final = 64 << 20
 """Of a job's events that wait for a missing one; as many as a worker keeps for the broker."""
+OVERHEAD: Final = 1 << 10
+"""Bytes that an event which waits is counted with beyond its body."""
 
 
 class Order:
@@ -33,8 +36,8 @@ class Order:
 
     def __init__(self, after: int = 0) -> None:
         self._after = after
-        self._found = False
-        """Whether the event of sequence `after` has come by."""
+        self._found: Event | None = None
+        """The event of sequence `after`, once it has come by."""
         self._jobs: dict[str, _Job] = {}
         self.ended: set[str] = set()
         """Jobs whose final status was handed on; what still arrives of them is not read."""
@@ -68,8 +71,13 @@ class Order:
         for job in self._jobs.values():
             job.since = now
 
+    @property
+    def waiting(self) -> bool:
+        """Whether an event waits for one that is missing."""
+        return any(job.sequencer.gap for job in self._jobs.values())
+
     def finish(self) -> list[Event]:
-        """There is no more to come for now: what a log still holds.
+        """There is no more to come for now: what waits, up to the next one that is missing.
 
         Raises:
             StreamError: other events wait for one that is missing.
@@ -80,47 +88,47 @@ class Order:
         return due
 
     def _hand_on(self, arrived: Event | None, due: list[Event]) -> list[Event]:
-        if self._after:
-            due = self._behind(arrived, due)
-        valid = []
-        for event in due:
+        """Of what is due of one job, what there is no reason to leave out."""
+        for at, event in enumerate(due):
             if event.final:
+                due = due[: at + 1]
                 self.ended.add(event.job_id)
                 self._jobs.pop(event.job_id, None)
-            if event.valid:
-                valid.append(event)
-            else:
-                self.dropped += 1
+                break
+        if self._after:
+            due = self._behind(arrived, due)
+        valid = [event for event in due if event.valid]
+        self.dropped += len(due) - len(valid)
         return valid
 
     def _behind(self, arrived: Event | None, due: list[Event]) -> list[Event]:
         if arrived is not None:
             if arrived.sequence == self._after:
-                self._found = True
-            elif not self._found and arrived.sequence > self._after:
+                self._found = arrived
+            elif self._found is None and arrived.sequence > self._after:
                 self._after = 0  # none of these events has that sequence
                 return due
         for at, event in enumerate(due):
             if event.sequence == self._after:
                 self._after = 0
-                if event.final:
-                    self.ended.add(event.job_id)
                 return due[at + 1 :]
-        for event in due:
-            if event.final:
-                self.ended.add(event.job_id)
+        if self._found is not None and not self._waits(self._found):
+            self._after = 0  # it came twice, or waited in vain: its turn will not come
+            return due
         return []
+
+    def _waits(self, event: Event) -> bool:
+        job = self._jobs.get(event.job_id)
+        return job is not None and job.holds(event)
 
 
 class _Job:
     """One job's events."""
 
-    __slots__ = ("begun", "closing", "held", "log", "sequencer", "since")
+    __slots__ = ("begun", "closing", "log", "queued", "sequencer", "since")
 
     def __init__(self) -> None:
         self.sequencer: Sequencer[Event] = Sequencer()
-        self.held = 0
-        """Bytes that wait."""
         self.since = 0.0
         """When the waiting began."""
         self.closing = False
@@ -128,23 +136,38 @@ class _Job:
         self.log = False
         self.begun = False
         """Whether an event was handed on. Before that, what is missing may have been let go of by a full stream."""
+        self.queued = 0
+        """The attempt for which the control plane has queued the job last."""
 
     def push(self, event: Event, now: float) -> list[Event]:
         if event.envelope.source == CONTROL:
-            # By now its worker is cut off: nothing fills a gap any more.
-            return [*(self.sequencer.rest() if event.final else ()), event]
-        waited = self.sequencer.gap
-        due = self.sequencer.push(event.envelope, event)
+            return self._overtake(event)
+        attempt, waited = self.sequencer.attempt, self.sequencer.gap
+        due = self.sequencer.push(event.envelope, event, len(event.body) + OVERHEAD)
         self.begun = self.begun or bool(due)
+        if self.sequencer.attempt != attempt:
+            waited = self.closing = False  # what waited in the attempt before waits no more
         if not self.sequencer.gap:
-            self.held, self.closing = 0, False
+            self.closing = False
             return due
         if due or not waited:
             self.since = now
-        self.held += len(event.body) - sum(len(one.body) for one in due)
         self.log = event.kind == "log"
-        self.closing = self.closing or event.final
-        return self.finish(event.job_id) if self.held > HELD_BYTES else due
+        self.closing = self.closing or (event.final and self.holds(event))
+        return self.finish(event.job_id) if self.sequencer.size > HELD_BYTES else due
+
+    def _overtake(self, event: Event) -> list[Event]:
+        """The control plane speaks: by now the worker is cut off, and nothing fills a gap any more."""
+        if event.final:
+            return [*self.sequencer.rest(), event]
+        if event.envelope.attempt <= self.queued:
+            return []  # it said so before
+        self.queued = event.envelope.attempt
+        return [event]
+
+    def holds(self, event: Event) -> bool:
+        held = self.sequencer.held.get(event.envelope.sequence)
+        return held is not None and held[1] is event
 
     def look(self, job_id: str, now: float) -> list[Event]:
         if not (self.sequencer.gap and (self.log or self.closing or not self.begun)) or now - self.since < GAP_SECONDS:
@@ -157,7 +180,6 @@ class _Job:
         if self.begun and not self.log:
             raise StreamError(self._missing(job_id))
         log.warning("%s", self._missing(job_id))
-        self.held = 0
         if self.log:
             return self.sequencer.rest()
         self.begun = True
@@ -167,6 +189,33 @@ class _Job:
         number, attempt = self.sequencer.last + 1, self.sequencer.attempt
         what = "a part of the log" if self.log else "an event"
         return f"{what} of job {job_id} is missing from its stream: number {number} of attempt {attempt}"
+
+
+class Patience:
+    """Seconds that a reader has waited, with the broker there, for what is not in the stream yet.
+
+    A busy stream never falls silent, so the time is taken from its messages too: what lies between two of them counts
+    where it passed for the broker, which stored them, and for the reader. So neither a reader that takes its time nor
+    one that reads old messages is out of patience with what it has not read yet.
+    """
+
+    STEP: Final = 2 * HEARTBEAT
+    """Of a longer silence no more counts: a broker that is there is heard."""
+
+    def __init__(self, now: float) -> None:
+        self.seconds = 0.0
+        self._now = now
+        self._stored = -math.inf
+
+    def tick(self, now: float, stored: float | None = None) -> float:
+        """Of the reader's clock, and the broker's where it is of a message."""
+        step = min(now - self._now, self.STEP)
+        self._now = now
+        if stored is not None:
+            step = min(step, max(stored - self._stored, 0.0))
+            self._stored = max(stored, self._stored)
+        self.seconds += step
+        return self.seconds
 
 
 def filters(kinds: Iterable[str], session_id: str | None, job_id: str | None) -> list[str]:
@@ -194,26 +243,30 @@ async def follow(
     """
     stream, kinds = (subjects.BULK, ["log"]) if logs else (subjects.JOBS, subjects.JOB_KINDS)
     order = Order(after)
-    now = asyncio.get_running_loop().time
+    clock = asyncio.get_running_loop().time
+    patience, looked = Patience(clock()), 0.0
     async with aclosing(read(source, stream, filters(kinds, session_id, job_id))) as messages:
         async for item in messages:
             dropped = order.dropped
+            now = patience.tick(clock(), item.time if isinstance(item, Stored) else None)
             if isinstance(item, Quiet):
                 if item.fresh:
-                    order.begin_anew(now())
-                due = order.look(now())
+                    order.begin_anew(now)
             elif (event := parse(item)) is None:
                 drop(1)
-                due = []
             else:
-                due = order.push(event, now())
-            for one in due:
-                yield one
+                for one in order.push(event, now):
+                    yield one
+            if isinstance(item, Quiet) or now - looked >= HEARTBEAT:
+                looked = now
+                for one in order.look(now):
+                    yield one
             if order.dropped != dropped:
                 drop(order.dropped - dropped)
             if job_id is not None and job_id in order.ended:
                 return
             if end and item.pending == 0:
-                for one in order.finish():
-                    yield one
+                while order.waiting:
+                    for one in order.finish():
+                        yield one
                 return
