@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -87,11 +87,11 @@ async def until(holds: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
-@pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
-    settings = Settings(home=tmp_path, jobs_stream_bytes=8 << 20, bulk_stream_bytes=8 << 20)
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[World]:
+    """A NATS server in the home that the settings name, and all that a test holds of it."""
     keys = Keys.load(settings.secret_path, create=True)
-    server = NatsServer(tmp_path / "nats", keys)
+    server = NatsServer(settings.home / "nats", keys)
     await server.start()
     bus = Bus(settings, keys)
     await bus.connect(server.url)
@@ -102,3 +102,9 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         yield made
     await bus.close()
     await server.stop()
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    async with running(Settings(home=tmp_path, jobs_stream_bytes=8 << 20, bulk_stream_bytes=8 << 20)) as made:
+        yield made

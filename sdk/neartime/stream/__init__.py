@@ -3,7 +3,7 @@
 link    one NATS connection              event    what a job said, out of a message
 line    one that is always there         order    the order in which it was said
 reader  one stream's messages, in order  value    the chunks of a large value
-client  a client's reader of its jobs
+client  a client's reader of its jobs    wire     what travels on a connection, whoever wrote it
 """
 
 from neartime.stream.client import EventStream
