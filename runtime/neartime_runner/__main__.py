@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
         if given.command == "zygote":
             from neartime_runner import zygote
 
-            zygote.serve(given.socket)
+            zygote.serve(given.socket, given.alone)
         elif given.command == "worker":
             return _worker(given.launch)
         else:
@@ -40,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     zygote = commands.add_parser("zygote", help="fork workers on request, until SIGTERM")
     zygote.add_argument("--socket", type=Path, required=True, help="the Unix socket to listen on")
     zygote.add_argument("--home", type=Path, help="the runtime's folder, by which its processes can be found")
+    zygote.add_argument("--alone", type=float, default=900, help="seconds without a server after which it ends (900)")
     worker = commands.add_parser("worker", help="run one worker to its end")
     worker.add_argument("launch", metavar="LAUNCH", help="its launch document, a JSON file; - is standard input")
     commands.add_parser("backends", help="describe backends: a specification in, a configuration out, a line each")

@@ -51,18 +51,19 @@ class AlreadyRunning(NeartimeError):
     """Another zygote listens on that socket."""
 
 
-def serve(path: Path) -> None:
+def serve(path: Path, alone: float) -> None:
     """Listens on a socket of its own at `path` until SIGTERM.
 
     Raises:
         AlreadyRunning: another one does.
         OSError: there can be no socket.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s zygote %(levelname)s %(message)s")
+    logging.basicConfig(format="%(asctime)s zygote %(levelname)s %(message)s")
+    log.setLevel(logging.INFO)
     processes.keep_private(True)
     lock = _lock(path)
     preload.preload()
-    zygote = Zygote(_listen(path), lock)
+    zygote = Zygote(_listen(path), lock, alone)
     try:
         zygote.run()
     finally:
@@ -111,8 +112,8 @@ def _do_nothing(number: int, frame: object) -> None:
 
 
 class Zygote:
-    def __init__(self, listener: socket.socket, lock: int) -> None:
-        self._listener, self._lock = listener, lock
+    def __init__(self, listener: socket.socket, lock: int, alone: float) -> None:
+        self._listener, self._lock, self._alone = listener, lock, alone
         self._packages = preload.versions()  # of what is loaded, whatever is installed later
         self._selector = selectors.DefaultSelector()
         self._clients: dict[socket.socket, _Client] = {}
@@ -125,6 +126,8 @@ class Zygote:
         self._wanted: deque[Launch] = deque()
         """Of workers that are to be forked. Nothing else refers to them then, so that a worker can forget them."""
         self._ending = False
+        self._needed = time.monotonic()
+        """When somebody was connected, or a worker ran, last."""
 
     def run(self) -> None:
         """Serves until SIGTERM; then ends all workers."""
@@ -151,6 +154,7 @@ class Zygote:
             self._kill_late()
             while self._wanted:
                 self._fork()
+            self._end_alone()
 
     # --- signals and time
 
@@ -162,10 +166,17 @@ class Zygote:
                 for worker_id in self._running:
                     self._end(worker_id, END_GRACE)
 
-    def _patience(self) -> float | None:
-        if not self._deadlines:
-            return None
-        return max(0.0, min(self._deadlines.values()) - time.monotonic())
+    def _patience(self) -> float:
+        return max(0.0, min([self._needed + self._alone, *self._deadlines.values()]) - time.monotonic())
+
+    def _end_alone(self) -> None:
+        """A server that was killed and does not come back leaves no zygote for ever."""
+        now = time.monotonic()
+        if self._clients or self._running:
+            self._needed = now
+        elif now - self._needed >= self._alone:
+            log.info("no server was connected for %.0f s", self._alone)
+            self._ending = True
 
     def _end(self, worker_id: str, grace: float) -> None:
         pid = self._running.get(worker_id)

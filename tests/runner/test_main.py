@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import subprocess
 from pathlib import Path
 
+import pytest
 from runner.harness import PYTHON, Worker, World
 
 from neartime.contract.launch import Drain
@@ -42,6 +44,20 @@ async def test_a_worker_of_another_contract_version_says_both_and_ends(world: Wo
     assert run.returncode == 1
     assert "contract version 999" in run.stderr
     assert launch.control_key not in run.stderr
+
+
+def test_a_zygote_that_no_server_comes_back_to_ends_by_itself(tmp_path: Path) -> None:
+    path = tmp_path / "zygote.sock"
+    zygote = subprocess.Popen([*RUNNER, "zygote", "--socket", str(path), "--alone", "1"], stderr=subprocess.PIPE)
+    assert zygote.stderr is not None
+    assert b"ready" in zygote.stderr.readline()
+    with socket.socket(socket.AF_UNIX) as server:
+        server.connect(str(path))
+        assert json.loads(server.makefile().readline())["type"] == "state"
+        with pytest.raises(subprocess.TimeoutExpired):
+            zygote.wait(2)
+    assert zygote.wait(20) == 0
+    assert not path.exists()
 
 
 def test_backends_are_described_line_by_line() -> None:

@@ -49,13 +49,17 @@ class Archive:
         before = utc_now() - timedelta(seconds=AFTER)
         rows = await self._store.read(lambda connection: jobs.unarchived(connection, before, AT_ONCE))
         for row in rows:
-            try:
-                await self._write(row)
-            except ServerError:
-                raise
-            except Exception:  # whatever a job's events hold, those of others are kept
-                log.exception("the events of job %s can't be archived", row.id)
+            await self._write_alone(row)
         return len(rows) == AT_ONCE
+
+    async def _write_alone(self, row: Row[Any]) -> None:
+        """Whatever a job's events hold, those of others are kept."""
+        try:
+            await self._write(row)
+        except ServerError:
+            raise
+        except Exception:
+            log.exception("the events of job %s can't be archived", row.id)
 
     async def _write(self, row: Row[Any]) -> None:
         interims = row.interim_archive or await self._keep(self._frames(row), empty=not row.interims)
