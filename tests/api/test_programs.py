@@ -87,6 +87,24 @@ def test_ibms_form_of_an_upload_is_taken_and_read_back(client: httpx.Client) -> 
     assert replaced.json()["version"]["number"] == 3
 
 
+def test_a_spec_that_changes_leaves_the_rest_of_the_manifest_as_it_was(client: httpx.Client) -> None:
+    name = "Trotter Sample"  # as Qiskit Runtime's programs were called
+    client.post("/programs", json=body("trotter-sample", python=">=3.10", resources={"memory": "1Gi"}, schemas={}))
+    spec = {"parameters": SCHEMA, "backend_requirements": {"min_num_qubits": 2}}
+    changed = client.patch("/programs/trotter-sample", json={"name": name, "spec": spec})
+    assert changed.status_code == 200, changed.text
+    manifest = changed.json()["version"]["manifest"]
+    assert (manifest["python"], manifest["resources"]["memory"]) == (">=3.10", "1Gi")
+    assert manifest["backends"]["min-num-qubits"] == 2
+    assert manifest["schemas"]["inputs"]["required"] == ["count"]
+
+
+def test_a_qiskit_that_is_too_old_is_refused_by_its_own_code(client: httpx.Client) -> None:
+    refused = client.post("/programs", json=body(requirements=["qiskit==1.3.3"]))
+    assert faults(refused) == {"manifest.requirements[0]": "unsupported_requirement"}
+    assert "1.4.2" in refused.json()["errors"][0]["message"]
+
+
 def test_description_and_visibility_change_without_a_new_version(client: httpx.Client, stranger: httpx.Client) -> None:
     made = client.post("/programs", json=body()).json()
     changed = client.patch("/programs/hello", json={"description": "new", "is_public": True}).json()
