@@ -17,9 +17,13 @@ from neartime.contract import subjects
 from neartime.contract.events import CONTROL, INDEX_HEADER, Envelope, LogRecord, Reference, StatusEvent, encode_log
 from neartime.contract.ids import new_id
 from neartime.contract.jobs import JobStatus
+from neartime.contract.launch import NatsAccess
 from neartime.contract.streams import StreamAccess
-from neartime.stream import Event, EventStream, Line, Link
+from neartime.stream import Event, EventStream, Line, Link, follow
+from neartime.stream.link import LinkSource
 from neartime.stream.order import Order
+from neartime_runner.events import JobEvents
+from neartime_runner.outbox import Outbox
 from neartime_server.bus.accounts import own_access
 
 NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
@@ -155,6 +159,14 @@ class Desk:
         found: list[dict[str, Any]] = (await self.operator.api(f"CONSUMER.LIST.{stream}", {}))["consumers"] or []
         return found
 
+    async def read_by(self, count: int, stream: str) -> None:
+        """Returns once a stream has so many readers."""
+        async with asyncio.timeout(5):
+            while True:
+                if len(await self.consumers(stream)) == count:
+                    return
+                await asyncio.sleep(0.01)
+
     async def nobody_reads(self) -> None:
         """Returns once no consumer is left. Long before the broker would end one that nobody listens to."""
         async with asyncio.timeout(2):
@@ -162,6 +174,97 @@ class Desk:
                 if not await self.consumers(subjects.JOBS) and not await self.consumers(subjects.BULK):
                     return
                 await asyncio.sleep(0.01)
+
+
+class Worker:
+    """A worker's own way of publishing: pipelined, and again where the connection was away."""
+
+    def __init__(self, world: World) -> None:
+        self._session_id = world.session
+        self._outbox = Outbox(64 << 20)
+        self._access, _ = world.bus.worker_credential(world.instance, world.worker_id, world.session, 3600)
+        self.job_id = world.job
+        self._events = JobEvents(self._outbox, world.worker_id, world.session, world.job, 1, 0)
+
+    @classmethod
+    @asynccontextmanager
+    async def at_work(cls, world: World) -> AsyncIterator[Worker]:
+        worker = cls(world)
+        line = Line(worker._way_in, name="test worker", opened=worker._opened)
+        await line.link()
+        trying = asyncio.ensure_future(worker._outbox.keep_trying())
+        try:
+            yield worker
+        finally:
+            trying.cancel()
+            await line.close()
+
+    async def _way_in(self) -> NatsAccess:
+        return self._access
+
+    async def _opened(self, link: Link) -> None:
+        await self._outbox.attach(link)
+        link.listen(lambda: self._returned(link))
+
+    def _returned(self, link: Link) -> None:
+        if link.client.is_connected:
+            self._again = asyncio.ensure_future(self._outbox.again())
+
+    async def interims(self, count: int) -> None:
+        for _ in range(count):
+            await self._events.interim(b"%d" % self._events.interims, None)
+
+    async def end(self) -> None:
+        await self._events.status(JobStatus.COMPLETED)
+        await self._outbox.empty()
+
+    async def follow(self, source: LinkSource) -> list[Event]:
+        """All that the job says."""
+        return [event async for event in follow(source, session_id=self._session_id, job_id=self.job_id)]
+
+
+class Wire:
+    """What lies between a client and a NATS server, and can die without either of them being told."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._alive: set[asyncio.Task[None]] = set()
+        self._writers: list[asyncio.StreamWriter] = []
+        self.url = ""
+
+    @classmethod
+    @asynccontextmanager
+    async def laid(cls, port: int) -> AsyncIterator[Wire]:
+        wire = cls(port)
+        server = await asyncio.start_server(wire._connect, "127.0.0.1", 0)
+        wire.url = f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        try:
+            yield wire
+        finally:
+            server.close()
+            wire.die()
+            for writer in wire._writers:
+                writer.close()
+
+    def die(self) -> None:
+        """Whatever is sent on the connections that are there now does not arrive. New ones can be made."""
+        for task in self._alive:
+            task.cancel()
+
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        server = await asyncio.open_connection("127.0.0.1", self._port)
+        self._writers += [writer, server[1]]
+        for source, target in ((reader, server[1]), (server[0], writer)):
+            task = asyncio.ensure_future(self._carry(source, target))
+            self._alive.add(task)
+            task.add_done_callback(self._alive.discard)
+
+    @staticmethod
+    async def _carry(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        while data := await source.read(1 << 16):
+            target.write(data)
+            await target.drain()
+        target.close()
 
 
 def reference(life: Life, parts: list[bytes], sequences: list[int], name: str = "1-1") -> Reference:

@@ -23,6 +23,7 @@ PAUSES: Final = (0.05, 2.0)
 PATIENCE: Final = 10.0
 """Seconds after which a server that is away is worth a warning."""
 
+_CLOSED: Final = "the event stream is closed"
 _PASSING = (ConnectionFailed, ServerFailed, LimitReached, StreamError, *AWAY)
 
 
@@ -50,12 +51,16 @@ class Line:
             StreamError: the line is closed.
             NeartimeError: no credential is given any more.
         """
+        if self._closed:
+            raise StreamError(_CLOSED)
         current = self._current
         if current is not None and not current.client.is_closed:
             return current
-        if self._closed:
-            raise StreamError("the event stream is closed")
-        return await asyncio.shield(self._open_soon())
+        opening = self._open_soon()
+        await asyncio.wait({opening})  # which leaves it to the others where this one is cancelled
+        if opening.cancelled():
+            raise StreamError(_CLOSED)
+        return opening.result()
 
     @property
     def connected(self) -> bool:

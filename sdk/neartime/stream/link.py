@@ -10,7 +10,8 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Final, Protocol
 
-from nats.aio.client import Client, RawCredentials
+from nats.aio.client import RawCredentials
+from nats.errors import ConnectionClosedError
 from nats.errors import Error as NatsError
 
 from neartime.errors import StreamError
@@ -24,6 +25,8 @@ RECONNECT_SECONDS: Final = 0.05
 """Between two tries to reach a server that went away. It is near, and everything waits for it."""
 REQUEST_SECONDS: Final = 5.0
 """How long a call of the JetStream API may take."""
+PING_SECONDS: Final = 5
+"""Between two pings. A connection that died without a word, of a laptop that was moved, is given up at the third."""
 PENDING_BYTES: Final = 16 << 20
 """Of what is published while the server is away."""
 
@@ -57,7 +60,7 @@ class Link:
     """A connection, its private inbox, and those who want to know when it was away. Made by `open`."""
 
     def __init__(self, inbox: str) -> None:
-        self.client: Client = WireClient()
+        self.client = WireClient()
         self.inbox = inbox
         self._listeners: set[Callable[[], None]] = set()
         self._fault: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
@@ -71,20 +74,21 @@ class Link:
         """
         link = cls(access.inbox)
         connecting = asyncio.ensure_future(link._connect(access, name))
+        opened = False
         try:
             # nats-py would try again for ever, whatever the server says.
             ends: set[asyncio.Future[Any]] = {connecting, link._fault}
             await asyncio.wait(ends, timeout=OPEN_SECONDS, return_when=asyncio.FIRST_COMPLETED)
             if connecting.done():
                 connecting.result()
+                opened = True
                 return link
         except AWAY as error:
             raise StreamError(f"the event stream at {access.url} can't be reached: {error}") from error
         finally:
-            if not link.client.is_connected:
+            if not opened:
                 connecting.cancel()
-                with suppress(asyncio.CancelledError, *AWAY):
-                    await connecting
+                await asyncio.gather(connecting, return_exceptions=True)
                 await link.close()
         cause = link._fault.result() if link._fault.done() else TimeoutError(f"no answer for {OPEN_SECONDS:g} s")
         raise StreamError(f"the event stream at {access.url} can't be reached: {cause or cause!r}") from cause
@@ -99,7 +103,7 @@ class Link:
             max_reconnect_attempts=-1,
             reconnect_time_wait=RECONNECT_SECONDS,  # type: ignore[arg-type]  # seconds, as asyncio.sleep takes them
             connect_timeout=2,
-            ping_interval=20,
+            ping_interval=PING_SECONDS,
             reconnected_cb=self._changed,
             closed_cb=self._changed,
             error_cb=self._trouble,
@@ -128,17 +132,34 @@ class Link:
             NatsError: the server is away, or did not answer.
         """
         payload = json.dumps(body).encode() if body is not None else b""
-        answer = await self.client.request(f"$JS.API.{call}", payload, timeout=REQUEST_SECONDS)
-        result: dict[str, Any] = json.loads(answer.data)
+        result: dict[str, Any] = json.loads(await self._ask(f"$JS.API.{call}", payload))
         if error := result.get("error"):
             raise Refusal(error.get("code", 500), error.get("err_code", 0), error.get("description", ""))
         return result
 
+    async def _ask(self, subject: str, body: bytes) -> bytes:
+        """Where the connection breaks, an answer that was on its way does not come: that is known before its time."""
+        sent = self.client.is_connected
+        broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        unlisten = self.listen(lambda: None if broken.done() else broken.set_result(None))
+        asking = asyncio.ensure_future(self.client.request(subject, body, timeout=REQUEST_SECONDS))
+        try:
+            ends: set[asyncio.Future[Any]] = {asking, broken}
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            if not asking.done() and (sent or self.client.is_closed):
+                raise ConnectionClosedError
+            return bytes((await asking).data)
+        finally:
+            unlisten()
+            asking.cancel()
+
     async def close(self) -> None:
-        if self.client.is_closed or not (self.client.is_connected or self.client.is_reconnecting):
-            return  # nats-py can't close what was never open
-        with suppress(*AWAY):
-            await self.client.close()
+        try:
+            if self.client.is_connected or self.client.is_reconnecting:  # nats-py can't close what was never open
+                with suppress(*AWAY):
+                    await self.client.close()
+        finally:
+            self.client.abandon()
 
 
 LinkSource = Callable[[], Awaitable[Link]]

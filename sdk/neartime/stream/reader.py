@@ -32,6 +32,8 @@ PAUSES: Final = (0.02, 1.0)
 """Seconds between two tries to make a consumer: at first, and at most."""
 
 _DATA, _FLOW = "$JS.ACK.", "$JS.FC."
+_INVALID: Final = 10052
+"""JetStream's code for a filter that is no subject; its status is 500."""
 
 
 class Stored(NamedTuple):
@@ -78,7 +80,7 @@ async def read(
                     last = item.sequence
                 yield item
         except Refusal as error:
-            if error.status == 400:
+            if error.status == 400 or error.code == _INVALID:
                 raise
             log.debug("reading %s: %s", stream, error)
         except AWAY as error:

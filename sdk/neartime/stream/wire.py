@@ -23,6 +23,11 @@ class WireClient(Client):
         super().__init__()
         self._ps = _Parser(self)
 
+    def abandon(self) -> None:
+        """Closes the socket, also where the connection is not made yet, or its closing was broken off."""
+        if self._transport:
+            self._transport.close()  # type: ignore[no-untyped-call]
+
     def _build_message(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None
     ) -> Msg:
