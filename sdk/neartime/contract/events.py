@@ -15,7 +15,6 @@ counted, since a worker can make the broker store an acknowledgement under anoth
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -161,7 +160,7 @@ def decode_log(body: bytes) -> list[LogRecord]:
     Raises:
         ValueError: a line is no record.
     """
-    return [LogRecord.model_validate(json.loads(line)) for line in body.splitlines() if line]
+    return [LogRecord.model_validate_json(line) for line in body.splitlines() if line]
 
 
 T = TypeVar("T")
