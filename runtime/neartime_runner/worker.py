@@ -6,6 +6,7 @@ It runs jobs one after the other, each as an `Attempt` in a child; it goes on wh
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -38,6 +39,9 @@ from neartime_runner.outbox import Outbox
 
 log = logging.getLogger(__name__)
 
+GARBAGE: Final = (20_000, 20, 100)
+"""Thresholds of the garbage collector. Tens of thousands of events may wait for the broker, and looking through all of
+them again and again, as its own ones make it do, takes half of the time that they take."""
 REMEMBERED: Final = 1000
 """Attempts that were run, of which a repeated command is answered `ok`."""
 FAREWELL_SECONDS: Final = 60.0
@@ -57,6 +61,7 @@ def supervise(take: Callable[[], Launch], forget: Callable[[], None] = lambda: N
     nursery = Nursery(forget)
     processes.keep_private(True)
     processes.give_way()
+    gc.set_threshold(*GARBAGE)
     launch = take()
     logging.basicConfig(format=f"%(asctime)s worker {launch.worker_id} %(levelname)s %(message)s")
     if (problem := incompatible(launch.contract_version, "the server")) is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -31,6 +32,8 @@ from neartime_server.store.tokens import Principal, Role
 log = logging.getLogger(__name__)
 
 BACKLOG = 512
+GARBAGE = (20_000, 20, 100)
+"""Thresholds of the garbage collector, for a process that makes many objects a second and few cycles."""
 SHUTDOWN_GRACE = 5
 """Seconds that requests under way, event streams among them, get to end when the server does. Workers go on."""
 
@@ -158,6 +161,9 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
+            gc.collect()
+            gc.freeze()  # what is there now stays; a collection need not look at it again
+            gc.set_threshold(*GARBAGE)
             self._ready_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             told = {"url": self._url, "port": self._port, "pid": os.getpid()}
             _write_private(self._ready_file, json.dumps(told) + "\n")
