@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
-from neartime_server.testing import Runtime
+if TYPE_CHECKING:
+    from neartime_server.testing import Runtime
 
 
 @pytest.fixture(scope="session")
 def runtime() -> Iterator[Runtime]:
     """NATS server, API server and workers of this test process's own. Whoever kills a part of one makes another."""
+    from neartime_server.testing import Runtime  # the peers' environment has no server
+
     with Runtime() as runtime:
         yield runtime
 
