@@ -30,9 +30,14 @@ class Admin:
     def close(self) -> None:
         self._store.close()
 
-    def create_instance(self, name: str) -> str:
+    def create_instance(self, name: str, weight: float = 1.0) -> str:
         """Returns its id."""
-        return self._store.transact(lambda connection: instances.create(connection, name))
+        return self._store.transact(lambda connection: instances.create(connection, name, weight))
+
+    def weigh_instance(self, name: str, weight: float) -> None:
+        """Gives it another part of busy backends."""
+        found = self._instance(name)
+        self._store.transact(lambda connection: instances.weigh(connection, found.id, weight))
 
     def instances(self, *, ended: bool = False) -> list[Instance]:
         return self._store.transact(lambda connection: instances.page(connection, ended=ended))
@@ -87,12 +92,20 @@ def main(arguments: list[str]) -> int:
     try:
         match options.noun, options.verb:
             case "instance", "create":
-                print(admin.create_instance(options.name))
+                print(admin.create_instance(options.name, options.weight))
+            case "instance", "weigh":
+                admin.weigh_instance(options.name, options.weight)
             case "instance", "end":
                 admin.end_instance(options.name)
             case "instance", _:
                 rows = [
-                    {"id": one.id, "name": one.name, "created": _time(one.created), "ended": _time(one.ended)}
+                    {
+                        "id": one.id,
+                        "name": one.name,
+                        "weight": f"{one.weight:g}",
+                        "created": _time(one.created),
+                        "ended": _time(one.ended),
+                    }
                     for one in admin.instances(ended=options.ended)
                 ]
                 _table(rows, options.json)
@@ -131,8 +144,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="neartime admin", description=__doc__)
     nouns = parser.add_subparsers(dest="noun", required=True)
     instance = nouns.add_parser("instance", help="tenants").add_subparsers(dest="verb", required=True)
-    for verb in ("create", "end"):
-        instance.add_parser(verb).add_argument("name")
+    for verb in ("create", "weigh", "end"):
+        made = instance.add_parser(verb)
+        made.add_argument("name")
+        if verb != "end":
+            weight = "its part of a busy backend, beside others' (1)"
+            made.add_argument("--weight", type=_weight, default=1.0, required=verb == "weigh", help=weight)
     _listing(instance.add_parser("list"))
     for noun in ("user", "token"):
         verbs = nouns.add_parser(noun).add_subparsers(dest="verb", required=True)
@@ -150,6 +167,13 @@ def _parser() -> argparse.ArgumentParser:
         else:
             end.add_argument("id", help="of the token, as list shows it")
     return parser
+
+
+def _weight(text: str) -> float:
+    value = float(text)
+    if not 0.001 <= value <= 1000:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0.001 and 1000")
+    return value
 
 
 def _listing(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:

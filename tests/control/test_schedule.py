@@ -9,7 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neartime.contract.sessions import SessionMode
-from neartime_server.control.schedule import Close, Dismiss, Expire, Give, Job, Picture, Session, Worker, schedule
+from neartime_server.control.schedule import (
+    HALF_LIFE,
+    Close,
+    Dismiss,
+    Expire,
+    Give,
+    Job,
+    Picture,
+    Session,
+    Worker,
+    decayed,
+    schedule,
+)
 
 NOW = datetime(2026, 1, 1)  # noqa: DTZ001 - as the database holds it
 DEDICATED, BATCH, LONE = SessionMode.DEDICATED, SessionMode.BATCH, SessionMode.JOB
@@ -169,3 +181,68 @@ def test_places_are_never_oversold_and_a_dedicated_session_is_never_beside_anoth
         sessions = {key: value for key, value in sessions.items() if key in alive}
         rounds += 1
         assert rounds < 100
+
+
+def test_the_instance_that_used_a_backend_least_is_next_and_each_has_its_own_order() -> None:
+    sessions = [session(name) for name in "abcd"]
+    jobs = [job("1", "a", instance_id="busy"), job("2", "b", instance_id="busy"), job("3", "c", instance_id="calm")]
+    view = picture(sessions, [*jobs, job("4", "d", instance_id="calm")], places=3)
+    shares = {("busy", "aer"): 1000.0, ("calm", "aer"): 10.0, ("calm", "other"): 9e9}
+    assert [name for name, _ in begun(replace(view, shares=shares))] == ["3", "4", "1"]
+    assert [name for name, _ in begun(view)] == ["1", "3", "2"]
+
+
+def test_what_was_used_long_ago_counts_less() -> None:
+    assert decayed(100.0, 0.0) == 100.0
+    assert decayed(100.0, HALF_LIFE) == 50.0
+    assert decayed(100.0, -5.0) == 100.0
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("abc"), st.floats(1, 300)), max_size=60),
+    st.tuples(*[st.sampled_from([0.5, 1.0, 4.0])] * 3),
+    st.integers(1, 3),
+)
+def test_nobody_starves_however_much_the_others_bring(
+    brought: list[tuple[str, float]], weights: tuple[float, float, float], places: int
+) -> None:
+    """One job of a fourth instance comes last, behind a queue that is filled up again as long as it waits."""
+    weight = dict(zip("abc", weights, strict=True)) | {"poor": 1.0}
+    lengths = {f"{number:05}": length for number, (_, length) in enumerate(brought)}
+    queue = {f"{number:05}": owner for number, (owner, _) in enumerate(brought)}
+    queue["00100"], lengths["00100"] = "poor", 10.0
+    running: dict[str, float] = {}
+    used = dict.fromkeys(weight, 0.0)
+    clock, following = 0.0, 200
+    for _ in range(300):
+        for owner in "abc":  # each of them always has something that waits
+            queue[f"{following:05}"], lengths[f"{following:05}"] = owner, 60.0
+            following += 1
+        sessions = [session(name, started=name in running, instance_id=owner) for name, owner in queue.items()]
+        jobs = [
+            job(name, name, f"w{name}" if name in running else None, instance_id=owner) for name, owner in queue.items()
+        ]
+        shares = {(owner, "aer"): used[owner] / weight[owner] for owner in used}
+        for name, _ in begun(replace(picture(sessions, jobs, places=places), shares=shares)):
+            running[name] = clock + lengths[name]
+        if "00100" in running:
+            return
+        done = min(running, key=lambda name: running[name])
+        used = {owner: decayed(seconds, running[done] - clock) for owner, seconds in used.items()}
+        clock = running.pop(done)
+        used[queue.pop(done)] += lengths[done]
+    raise AssertionError("the last one waits still")
+
+
+def test_shares_of_a_busy_backend_are_as_the_weights_are() -> None:
+    used, weight = {"one": 0.0, "three": 0.0}, {"one": 1.0, "three": 3.0}
+    served = {"one": 0, "three": 0}
+    for number in range(400):
+        owners = {f"{number:05}a": "one", f"{number:05}b": "three"}
+        sessions = [session(name, instance_id=owner) for name, owner in owners.items()]
+        jobs = [job(name, name, instance_id=owner) for name, owner in owners.items()]
+        shares = {(owner, "aer"): used[owner] / weight[owner] for owner in used}
+        ((name, _),) = begun(replace(picture(sessions, jobs, places=1), shares=shares))
+        used[owners[name]] += 60.0
+        served[owners[name]] += 1
+    assert 2.8 < served["three"] / served["one"] < 3.2

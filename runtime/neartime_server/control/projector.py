@@ -29,8 +29,9 @@ from neartime_server.bus import Bus
 from neartime_server.control import lifecycle
 from neartime_server.control.lifecycle import JobState
 from neartime_server.control.patience import PAUSES, LeaseLost, end, patiently
+from neartime_server.control.schedule import decayed
 from neartime_server.errors import ServerError
-from neartime_server.store import Store, blobs, jobs, positions, sessions
+from neartime_server.store import Store, blobs, jobs, positions, sessions, shares
 from neartime_server.store.engine import utc
 
 log = logging.getLogger(__name__)
@@ -359,7 +360,7 @@ def _apply(connection: Connection, state: JobState, event: Event, staged: blobs.
 
 
 def _save(connection: Connection, row: Row[Any], before: JobState, after: JobState, sequence: int) -> None:
-    """Writes what changed; a job that ended adds what it used to its session."""
+    """Writes what changed; a job that ended adds what it used to its session and to its instance's share."""
     changed: dict[str, Any] = {"sequence": sequence}
     for one in fields(JobState):
         value = getattr(after, one.name)
@@ -368,6 +369,7 @@ def _save(connection: Connection, row: Row[Any], before: JobState, after: JobSta
     jobs.change(connection, row.id, **changed)
     if after.status.final and not before.status.final:
         sessions.use(connection, row.session_id, after.seconds, after.quantum_seconds)
+        shares.charge(connection, row.instance_id, row.backend, after.seconds, decayed)
 
 
 def _column(value: Any) -> Any:

@@ -24,7 +24,7 @@ from neartime_server.control import closing, lifecycle, schedule
 from neartime_server.control.patience import PAUSES, LeaseLost, end
 from neartime_server.control.workers import Workers, read_assignment
 from neartime_server.errors import ServerError, StoreUnavailable
-from neartime_server.store import Store, jobs, sessions, workers
+from neartime_server.store import Store, jobs, sessions, shares, workers
 from neartime_server.store.engine import utc_now
 from neartime_server.store.workers import WorkerState
 
@@ -49,6 +49,7 @@ class _View:
     """Those that are not gone."""
     gone: dict[str, Row[Any]]
     """Those that are gone and whose job has not ended."""
+    shares: dict[tuple[str, str], float]
 
 
 class Reconciler:
@@ -264,6 +265,7 @@ class Reconciler:
                 for worker in fleet.workers.values()
                 if worker.idle or (worker.session_id not in open_sessions and worker.state is not WorkerState.STOPPING)
             ],
+            shares=view.shares,
         )  # fmt: skip
 
     async def _carry_out(self, decision: schedule.Decision) -> None:
@@ -287,6 +289,9 @@ class Reconciler:
             if reason is not None and row.last_activity != session.last_activity:
                 return  # it was idle when it was looked at, and is not any more
             values = {"closed": utc_now(), "reason": row.reason or reason}
+            if row.started is not None and row.mode == SessionMode.DEDICATED.value:
+                idle = (values["closed"] - row.started).total_seconds() - row.seconds  # nobody else had it then
+                shares.charge(connection, row.instance_id, row.backend, idle, schedule.decayed)
             sessions.move(connection, session.id, SessionState.CLOSED, sessions.NOT_CLOSED, **values)
 
         await self._store.run(work)
@@ -325,4 +330,4 @@ def _view(connection: Connection) -> _View:
     here = {row.id: row for row in workers.live(connection)}
     missing = {row.worker_id for row in rows if row.worker_id is not None} - here.keys()
     gone = workers.by_id(connection, missing) if missing else {}
-    return _View(utc_now(), sessions.live(connection), rows, here, gone)
+    return _View(utc_now(), sessions.live(connection), rows, here, gone, shares.read(connection, schedule.decayed))

@@ -1,20 +1,23 @@
 """Who runs next: a pure function from what is to what should be done about it.
 
-Each backend has one queue of jobs, in the order that `order` gives (first come, first served). It has as many places
-as its parallelism. A job outside a session and a job of a batch session take one each. A dedicated session takes the
-whole backend: it begins when no other job runs there, and until it is closed only its own jobs run, one after the
-other. Nobody overtakes a dedicated session that waits at the head of the queue.
+Each backend has one queue of jobs. The next one is of the instance that has used the backend least, by its weight and
+with what is long ago counting less; inside an instance, first come, first served. A backend has as many places as its
+parallelism. A job outside a session and a job of a batch session take one each. A dedicated session takes the whole
+backend: it begins when no other job runs there, and until it is closed only its own jobs run, one after the other.
+Nobody overtakes a dedicated session that waits at the head of the queue.
+
+Nobody starves: who waits uses nothing, so its share sinks, while the share of whoever is served before it rises.
 
 A session gets the backend with its first job, not when it is opened: what runs nothing holds nothing.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Final
 
 from neartime.contract.sessions import SessionMode
 
@@ -69,6 +72,8 @@ class Picture:
     sessions: Sequence[Session]
     jobs: Sequence[Job]
     workers: Sequence[Worker]
+    shares: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    """What an instance has used of a backend, (instance id, backend): seconds, decayed, divided by its weight."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,12 +123,18 @@ class Plan:
         self.due = at if self.due is None else min(self.due, at)
 
 
-def by_arrival(job: Job) -> Any:
-    """First come, first served: ids are ordered by time."""
-    return job.id
+HALF_LIFE: Final = 3600.0
+"""Seconds after which what was used counts half."""
+EXPECTED: Final = 60.0
+"""Seconds that a job which runs, or is about to, counts with: what it uses is known at its end."""
 
 
-def schedule(picture: Picture, order: Callable[[Job], Any] = by_arrival) -> Plan:
+def decayed(seconds: float, age: float) -> float:
+    """What is left, `age` seconds later, of seconds that were used."""
+    return float(seconds * 0.5 ** (max(age, 0.0) / HALF_LIFE))
+
+
+def schedule(picture: Picture) -> Plan:
     """What to do now. Carrying out a part of it, or none, does no harm: the next look finds what is left."""
     plan = Plan()
     jobs: defaultdict[str, list[Job]] = defaultdict(list)
@@ -149,7 +160,8 @@ def schedule(picture: Picture, order: Callable[[Job], Any] = by_arrival) -> Plan
     for backend, queue in backends.items():
         places = picture.parallelism.get(backend, 0)
         holders = [one for one in picture.sessions if one.backend == backend and one.started is not None]
-        for job in _next(plan, picture.now, queue, sessions, holders, places, order):
+        shares = _shares(picture.shares, backend, queue)
+        for job in _next(plan, picture.now, queue, sessions, holders, places, shares):
             ready = idle[job.session_id, job.version_id]
             plan.decisions.append(Give(job, sessions[job.session_id], ready.pop(0) if ready else None))
         given = {decision.job.id for decision in plan.decisions if isinstance(decision, Give)}
@@ -180,6 +192,33 @@ def _end_session(plan: Plan, now: datetime, session: Session, jobs: Sequence[Job
         plan.look_again(idle_until)
 
 
+def _arrival(job: Job) -> str:
+    """Ids are ordered by time."""
+    return job.id
+
+
+def _shares(used: Mapping[tuple[str, str], float], backend: str, queue: Sequence[Job]) -> dict[str, float]:
+    """What each instance has used of the backend, those jobs with it that run now."""
+    shares = {job.instance_id: used.get((job.instance_id, backend), 0.0) for job in queue}
+    for job in queue:
+        if job.worker_id is not None:
+            shares[job.instance_id] += EXPECTED
+    return shares
+
+
+def _fairly(runnable: Sequence[Job], shares: dict[str, float]) -> Iterator[Job]:
+    """The jobs, each time the first of the instance that has used least, counting what was handed out meanwhile."""
+    queues: dict[str, deque[Job]] = {}
+    for job in runnable:
+        queues.setdefault(job.instance_id, deque()).append(job)
+    while queues:
+        instance_id = min(queues, key=lambda one: (shares[one], queues[one][0].id))
+        yield queues[instance_id].popleft()
+        shares[instance_id] += EXPECTED
+        if not queues[instance_id]:
+            del queues[instance_id]
+
+
 def _next(
     plan: Plan,
     now: datetime,
@@ -187,7 +226,7 @@ def _next(
     sessions: Mapping[str, Session],
     holders: Sequence[Session],
     places: int,
-    order: Callable[[Job], Any],
+    shares: dict[str, float],
 ) -> Iterable[Job]:
     """The jobs of one backend that begin now."""
     taken = sum(job.worker_id is not None for job in queue)
@@ -195,7 +234,7 @@ def _next(
     for job in waiting:
         if job.not_before is not None and job.not_before > now:
             plan.look_again(job.not_before)
-    runnable = sorted((job for job in waiting if job.not_before is None or job.not_before <= now), key=order)
+    runnable = sorted((job for job in waiting if job.not_before is None or job.not_before <= now), key=_arrival)
 
     owner = next((one for one in holders if one.mode is SessionMode.DEDICATED), None)
     if owner is not None:
@@ -203,7 +242,7 @@ def _next(
         # Jobs of others that began before the owner did are not there: it waited for their end.
         return own[:1] if taken == 0 else []
     chosen: list[Job] = []
-    for job in runnable:
+    for job in _fairly(runnable, shares):
         if sessions[job.session_id].mode is SessionMode.DEDICATED:
             if taken == 0 and places > 0:
                 chosen.append(job)

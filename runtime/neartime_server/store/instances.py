@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import Connection, Row, exists, insert, or_, select, update
 
@@ -26,9 +27,11 @@ class Instance:
     name: str
     created: datetime
     ended: datetime | None
+    weight: float
+    """Its part of a busy backend, beside those of others."""
 
 
-def create(connection: Connection, name: str) -> str:
+def create(connection: Connection, name: str, weight: float = 1.0) -> str:
     """A new instance; returns its id.
 
     Raises:
@@ -39,7 +42,7 @@ def create(connection: Connection, name: str) -> str:
     if by_name(connection, name):
         raise AdminError(f"there is an instance {name!r} already, or was one; choose another name")
     instance_id = new_id()
-    connection.execute(insert(instances), {"id": instance_id, "name": name, "created": utc_now()})
+    connection.execute(insert(instances), {"id": instance_id, "name": name, "weight": weight, "created": utc_now()})
     return instance_id
 
 
@@ -61,7 +64,12 @@ def page(connection: Connection, *, ended: bool = False) -> list[Instance]:
     """Every instance, oldest first; the ended ones too where `ended`."""
     query = select(instances).order_by(instances.c.id)
     rows = connection.execute(query if ended else query.where(instances.c.ended.is_(None)))
-    return [Instance(row.id, row.name, row.created, row.ended) for row in rows]
+    return [Instance(row.id, row.name, row.created, row.ended, row.weight) for row in rows]
+
+
+def weigh(connection: Connection, instance_id: str, weight: float) -> None:
+    """Gives an instance another part of busy backends."""
+    connection.execute(update(instances).where(instances.c.id == instance_id).values(weight=weight))
 
 
 def unfinished(connection: Connection) -> list[Instance]:
@@ -72,7 +80,7 @@ def unfinished(connection: Connection) -> list[Instance]:
     query = select(instances).where(
         or_(instances.c.ended.is_(None), runs, exists().where(jobs.c.instance_id == owner, unkept))
     )
-    return [Instance(row.id, row.name, row.created, row.ended) for row in connection.execute(query)]
+    return [Instance(row.id, row.name, row.created, row.ended, row.weight) for row in connection.execute(query)]
 
 
 def end(connection: Connection, instance_id: str) -> None:
@@ -98,5 +106,5 @@ def end(connection: Connection, instance_id: str) -> None:
     )
 
 
-def _instance(row: Row[tuple[str, str, datetime, datetime | None]] | None) -> Instance | None:
-    return row and Instance(row.id, row.name, row.created, row.ended)
+def _instance(row: Row[Any] | None) -> Instance | None:
+    return row and Instance(row.id, row.name, row.created, row.ended, row.weight)

@@ -35,8 +35,18 @@ instances = Table(
     metadata,
     Column("id", Id, primary_key=True),
     Column("name", String(63), nullable=False, unique=True),
+    Column("weight", Float, nullable=False, default=1.0),  # its part of a backend, beside others'
     Column("created", DateTime, nullable=False),
     Column("ended", DateTime),
+)
+
+shares = Table(
+    "shares",
+    metadata,
+    Column("instance_id", Id, ForeignKey("instances.id"), primary_key=True),
+    Column("backend", String(63), primary_key=True),
+    Column("seconds", Float, nullable=False),  # used, decayed until `as_of`
+    Column("as_of", DateTime, nullable=False),
 )
 
 tokens = Table(

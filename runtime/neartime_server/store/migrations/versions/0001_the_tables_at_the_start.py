@@ -31,10 +31,20 @@ def upgrade() -> None:
         "instances",
         sa.Column("id", sa.String(length=20), nullable=False),
         sa.Column("name", sa.String(length=63), nullable=False),
+        sa.Column("weight", sa.Float(), nullable=False),
         sa.Column("created", sa.DateTime(), nullable=False),
         sa.Column("ended", sa.DateTime(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_instances")),
         sa.UniqueConstraint("name", name=op.f("uq_instances_name")),
+    )
+    op.create_table(
+        "shares",
+        sa.Column("instance_id", sa.String(length=20), nullable=False),
+        sa.Column("backend", sa.String(length=63), nullable=False),
+        sa.Column("seconds", sa.Float(), nullable=False),
+        sa.Column("as_of", sa.DateTime(), nullable=False),
+        sa.ForeignKeyConstraint(["instance_id"], ["instances.id"], name=op.f("fk_shares_instance_id_instances")),
+        sa.PrimaryKeyConstraint("instance_id", "backend", name=op.f("pk_shares")),
     )
     op.create_table(
         "leases",
