@@ -78,9 +78,9 @@ class World:
         await until(lambda: any(words in error for error in self.errors))
 
 
-async def until(holds: Callable[[], bool], seconds: float = 5) -> None:
+async def until(holds: Callable[[], bool]) -> None:
     """Returns once something holds that nothing here announces."""
-    async with asyncio.timeout(seconds):
+    async with asyncio.timeout(5):
         while True:
             if holds():
                 return

@@ -19,7 +19,6 @@ from neartime.contract.problem import ErrorCode, Problem
 from neartime.contract.streams import StreamAccess
 from neartime.errors import ConnectionFailed, LimitReached, ServerFailed, StreamError, Unauthorized
 from neartime.stream import EventStream, Line, Link
-from neartime.stream.line import PATIENCE
 from neartime.stream.link import lifetime
 from neartime_server.bus.accounts import own_access
 
@@ -190,17 +189,6 @@ async def test_a_server_that_goes_away_for_a_while_is_waited_for_by_all_who_read
             assert (await one).envelope.index == 2
         for reader in readers:
             await reader.aclose()
-
-
-async def test_a_server_that_stays_away_is_worth_one_warning(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
-    desk.world.server.kill()
-    line = Line(Door(desk), name="test")
-    opening = asyncio.ensure_future(line.link())
-    await until(lambda: "it is tried again" in caplog.text, PATIENCE + 10)
-    await line.close()
-    with pytest.raises(StreamError, match="is closed"):
-        await opening
-    assert caplog.text.count("it is tried again") == 1
 
 
 # --- the end

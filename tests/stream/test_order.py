@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import TypeVar
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from stream.harness import Life, read, said, status, stored
 
@@ -53,6 +53,7 @@ def jobs(draw: st.DrawFn) -> list[Event]:
 # --- one job
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_a_jobs_events_are_handed_on_once_and_in_order_however_they_are_stored(data: st.DataObject) -> None:
     life = data.draw(wholes())
@@ -63,6 +64,7 @@ def test_a_jobs_events_are_handed_on_once_and_in_order_however_they_are_stored(d
     assert order.dropped == 0
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_what_is_there_without_a_gap_is_handed_on_at_once(data: st.DataObject) -> None:
     life = data.draw(wholes())
@@ -71,6 +73,7 @@ def test_what_is_there_without_a_gap_is_handed_on_at_once(data: st.DataObject) -
         assert order.push(event, 0.0) == [event]
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_whatever_is_missing_the_control_planes_word_ends_the_job_behind_all_that_came(data: st.DataObject) -> None:
     life = Life()
@@ -86,6 +89,7 @@ def test_whatever_is_missing_the_control_planes_word_ends_the_job_behind_all_tha
     assert order.look(1e9) == order.finish() == []
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_nothing_is_handed_on_behind_the_final_status(data: st.DataObject) -> None:
     life = Life()
@@ -111,6 +115,7 @@ def test_a_job_that_the_control_plane_queues_again_is_told_once() -> None:
 # --- attempts
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_an_attempt_ends_the_one_before_it_and_what_still_comes_of_that_is_dropped(data: st.DataObject) -> None:
     life = Life()
@@ -129,6 +134,7 @@ def test_an_attempt_ends_the_one_before_it_and_what_still_comes_of_that_is_dropp
     assert handed == [*said(event for earlier in attempts for event in earlier), *said(last)]
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_what_an_attempt_left_behind_a_gap_does_not_hold_up_the_next(data: st.DataObject) -> None:
     life = Life()
@@ -157,6 +163,7 @@ def test_a_gap_is_waited_for_from_its_own_beginning_and_not_from_that_of_an_earl
         order.look(100.0 + GAP_SECONDS)
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_interim_results_that_a_later_attempt_repeats_are_handed_on_once(data: st.DataObject) -> None:
     life = Life()
@@ -174,6 +181,7 @@ def test_interim_results_that_a_later_attempt_repeats_are_handed_on_once(data: s
 # --- many jobs
 
 
+@settings(deadline=None)
 @given(jobs())
 def test_jobs_in_one_stream_do_not_disturb_each_other(arrivals: list[Event]) -> None:
     handed = read(arrivals)
@@ -204,6 +212,7 @@ def test_a_job_that_waits_does_not_hold_up_another_ones_end() -> None:
 # --- going on behind an event
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_reading_goes_on_behind_any_event_whatever_the_order_of_storage(data: st.DataObject) -> None:
     arrivals = data.draw(jobs())
@@ -212,6 +221,7 @@ def test_reading_goes_on_behind_any_event_whatever_the_order_of_storage(data: st
     assert read(arrivals, Order(handed[at].sequence)) == handed[at + 1 :]
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_reading_goes_on_behind_a_message_that_was_not_handed_on_with_what_came_after_it(data: st.DataObject) -> None:
     arrivals = data.draw(jobs())
@@ -224,6 +234,7 @@ def test_reading_goes_on_behind_a_message_that_was_not_handed_on_with_what_came_
         assert read(arrivals, Order(after)) == [event for due in steps[after:] for event in due]
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_reading_goes_on_although_the_event_that_was_last_is_gone(data: st.DataObject) -> None:
     life = data.draw(wholes())
@@ -265,6 +276,7 @@ def test_a_reader_that_goes_on_behind_a_log_line_waits_for_lines_no_longer_than_
 # --- what is missing
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_a_missing_event_of_a_job_that_has_ended_is_told_after_a_while_and_not_before(data: st.DataObject) -> None:
     life = data.draw(wholes())
@@ -324,6 +336,7 @@ def test_a_job_that_goes_on_is_waited_for_without_an_end() -> None:
         order.finish()
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_a_job_whose_first_events_are_gone_is_read_from_what_there_is(data: st.DataObject) -> None:
     life = data.draw(wholes())
@@ -352,6 +365,7 @@ def test_of_a_job_whose_first_events_are_gone_another_one_that_is_missing_is_tol
             wait(order)
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_a_log_with_holes_goes_on_behind_each_of_them(data: st.DataObject) -> None:
     life = Life()
@@ -466,6 +480,7 @@ def test_events_with_nothing_in_them_are_too_many_at_last() -> None:
 # --- how long a reader has waited
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 5), min_size=1, max_size=50))
 def test_in_a_busy_stream_the_time_that_passes_counts(pauses: list[float]) -> None:
     patience, now = Patience(1000.0), 1000.0
@@ -517,6 +532,7 @@ def test_a_body_that_its_kind_does_not_allow_is_dropped_counted_and_holds_up_not
 # --- the sequencer by itself
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_a_sequencer_hands_on_each_number_once_and_in_order(data: st.DataObject) -> None:
     numbers = list(range(1, data.draw(st.integers(1, 12)) + 1))
@@ -532,6 +548,7 @@ def test_a_sequencer_hands_on_each_number_once_and_in_order(data: st.DataObject)
     assert not order.gap
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 20), min_size=1), st.booleans())
 def test_a_sequencer_that_gives_up_what_is_missing_hands_on_all_that_came(numbers: list[int], at_once: bool) -> None:
     order: Sequencer[int] = Sequencer()
@@ -542,6 +559,7 @@ def test_a_sequencer_that_gives_up_what_is_missing_hands_on_all_that_came(number
     assert order.push(Envelope("w", 1, 21), 21) == ([21] if handed[-1] == 20 else [])
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 3), st.integers(1, 5)), min_size=1))
 def test_attempts_of_a_sequencer_never_go_back(arrivals: list[tuple[int, int]]) -> None:
     order: Sequencer[tuple[int, int]] = Sequencer()

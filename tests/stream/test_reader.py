@@ -10,11 +10,10 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 import pytest
-from stream.harness import Desk, Life, Wire, Worker, said
+from stream.harness import Desk, Life, Worker, said
 
 from neartime.contract import subjects
 from neartime.contract.ids import new_id
-from neartime.contract.streams import StreamAccess
 from neartime.stream import Link, Quiet, Stored, follow, read
 from neartime.stream.link import Refusal
 from neartime.stream.reader import HEARTBEAT, MISSED_HEARTBEATS
@@ -100,32 +99,13 @@ async def test_a_silent_server_is_asked_anew_and_costs_no_message(desk: Desk) ->
         assert pid is not None
         os.kill(pid, signal.SIGSTOP)
         try:
-            with pytest.raises(TimeoutError):
-                async with asyncio.timeout(silence):
-                    await desk.say(life.interim())
+            await asyncio.sleep(silence)
         finally:
             os.kill(pid, signal.SIGCONT)
-        await desk.say(life.interim())
+        await desk.say(life.interim(), life.interim())
         found = [await anext(items) for _ in range(3)]
         assert [item.sequence for item in found if isinstance(item, Stored)] == [2, 3]
         assert [item.fresh for item in found if isinstance(item, Quiet)] == [True]
-
-
-async def test_a_connection_that_dies_without_a_word_is_replaced_and_costs_no_message(desk: Desk) -> None:
-    events = (life := Life()).whole(3)
-    async with Wire.laid(desk.world.server.port) as wire, asyncio.timeout(40):
-
-        async def access() -> StreamAccess:
-            return (await desk.access()).model_copy(update={"url": wire.url})
-
-        async with desk.events(access) as stream:
-            reading = stream.events(job_id=life.job_id)
-            await desk.say(*events[:2])
-            found = [await anext(reading) for _ in range(2)]
-            wire.die()
-            await desk.say(*events[2:])
-            found += [event async for event in reading]
-            assert said(found) == said(events)
 
 
 async def test_it_begins_with_word_of_how_much_there_is_and_goes_on_past_a_sequence(desk: Desk) -> None:
@@ -167,6 +147,22 @@ async def test_a_stream_that_is_made_later_is_waited_for(desk: Desk) -> None:
         await desk.say(Life().interim())
         assert (await first).fresh  # type: ignore[union-attr]
         assert len(await messages(items, 1)) == 1
+
+
+async def test_a_stream_that_was_lost_and_made_anew_is_read_from_its_first_message(desk: Desk) -> None:
+    life = Life()
+    config = (await desk.operator.api("STREAM.INFO.JOBS"))["config"]
+    async with aclosing(read(desk.client.link, subjects.JOBS, EVERYTHING)) as items, asyncio.timeout(15):
+        await desk.say(*(life.interim() for _ in range(5)))
+        assert len(await messages(items, 5)) == 5
+        await desk.operator.api("STREAM.DELETE.JOBS")
+        await desk.operator.api("STREAM.CREATE.JOBS", config)
+        await desk.say(life.interim(), life.interim())
+        assert [item.sequence for item in await messages(items, 2)] == [1, 2]
+        await desk.say(life.interim())
+        assert [item.sequence for item in await messages(items, 1)] == [3]
+    async with aclosing(read(desk.client.link, subjects.JOBS, EVERYTHING, 1000)) as items, asyncio.timeout(15):
+        assert [item.sequence for item in await messages(items, 3)] == [1, 2, 3]
 
 
 @pytest.mark.parametrize("filters", [["job.*.*.status", "job.>"], ["job..status"]], ids=["overlapping", "no subject"])

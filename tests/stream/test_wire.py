@@ -1,4 +1,4 @@
-"""Messages with anything in them: those behind them are read all the same."""
+"""Messages with anything in them, and a connection that dies: what comes behind them is read all the same."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import asyncio
 
 import pytest
 from bus.conftest import World, until
-from stream.harness import Desk, Life, raw, said
+from stream.harness import Desk, Life, Wire, raw, said
 
 from neartime.contract import launch, subjects
 from neartime.contract.launch import Beat
+from neartime.contract.streams import StreamAccess
 from neartime.stream import Link
 from neartime.stream.wire import WireClient
 
@@ -140,6 +141,23 @@ async def test_a_message_in_single_bytes_is_the_same_message(desk: Desk) -> None
         assert heard == expected
         heard.clear()
     await link.close()
+
+
+async def test_a_connection_that_dies_without_a_word_is_replaced_and_costs_no_message(desk: Desk) -> None:
+    events = (life := Life()).whole(3)
+    async with Wire.laid(desk.world.server.port) as wire, asyncio.timeout(40):
+
+        async def access() -> StreamAccess:
+            return (await desk.access()).model_copy(update={"url": wire.url})
+
+        async with desk.events(access) as stream:
+            reading = stream.events(job_id=life.job_id)
+            await desk.say(*events[:2])
+            found = [await anext(reading) for _ in range(2)]
+            wire.die()
+            await desk.say(*events[2:])
+            found += [event async for event in reading]
+            assert said(found) == said(events)
 
 
 async def _read(events: object) -> list[object]:

@@ -63,6 +63,8 @@ async def read(
     """The stream's messages on subjects that match a filter, past sequence `after`, in order, for ever.
 
     Between them comes `Quiet`: first of all, after each interruption, and at the heartbeats of an idle stream.
+    A stream that ends before the sequence past which it is read was lost and made anew, or its last messages were lost:
+    it is read from its first one, since its numbers mean other messages now.
 
     Raises:
         Refusal: JetStream finds a fault in the request itself.
@@ -74,6 +76,10 @@ async def read(
         try:
             pending = await consumer.open(filters, last)
             pause = PAUSES[0]
+            if last > 0 and not pending and await consumer.ends_before(last):
+                log.warning("the stream %s ends before message %d, which it had: it is read anew", stream, last)
+                last = 0
+                continue
             yield Quiet(pending, fresh=True)
             while (item := await consumer.next()) is not None:
                 if isinstance(item, Stored):
@@ -120,6 +126,9 @@ class _Consumer:
         made = await self._link.api(f"CONSUMER.CREATE.{self._stream}.{self._name}", request)
         self._watch_over()
         return int(made["num_pending"])
+
+    async def ends_before(self, sequence: int) -> bool:
+        return int((await self._link.api(f"STREAM.INFO.{self._stream}"))["state"]["last_seq"]) < sequence
 
     async def next(self) -> Stored | Quiet | None:
         """What comes next; None where the consumer is broken."""
