@@ -68,6 +68,16 @@ class Settings:
     idempotency_ttl: int = 86400
     """Seconds an idempotency key is remembered."""
 
+    # --- limits of one instance; None is none
+    limit_running_jobs: int | None = None
+    """Jobs that run at a time; others wait."""
+    limit_live_jobs: int | None = None
+    """Jobs that wait or run; another one is refused."""
+    limit_open_sessions: int | None = None
+    """Sessions that are open; another one is refused."""
+    limit_seconds_per_day: int | None = None
+    """Seconds that its jobs ran within the last 24 hours, from which on another one is refused."""
+
     @property
     def database_url(self) -> str:
         return self.database or f"sqlite:///{self.home / 'neartime.db'}"

@@ -246,3 +246,11 @@ def test_shares_of_a_busy_backend_are_as_the_weights_are() -> None:
         used[owners[name]] += 60.0
         served[owners[name]] += 1
     assert 2.8 < served["three"] / served["one"] < 3.2
+
+
+def test_an_instance_at_its_limit_leaves_the_places_to_others() -> None:
+    sessions = [session(name) for name in "abc"] + [session("d", started=True, instance_id="full")]
+    jobs = [job(name, name, instance_id="full") for name in "ab"] + [job("c", "c", instance_id="other")]
+    view = picture(sessions, [*jobs, job("d", "d", "w", instance_id="full")], places=4)
+    assert [name for name, _ in begun(replace(view, most=1, shares={("other", "aer"): 9e9}))] == ["c"]
+    assert [name for name, _ in begun(replace(view, most=2, shares={("other", "aer"): 9e9}))] == ["a", "c"]

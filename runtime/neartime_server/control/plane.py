@@ -23,6 +23,7 @@ from neartime.stream import Event
 from neartime_server.backends import Backends
 from neartime_server.builder import Environments
 from neartime_server.bus import Bus, Keys
+from neartime_server.control import limits
 from neartime_server.control.archive import Archive
 from neartime_server.control.fleet import Assignment
 from neartime_server.control.leadership import Leadership
@@ -102,7 +103,8 @@ class Control:
         A job whose session has an idle worker of its program ready is told to it at once.
 
         Raises:
-            Refused: 404 or 409, there is no such session, or it takes no more jobs; 422, a field is at fault.
+            Refused: 404 or 409, there is no such session, or it takes no more jobs; 422, a field is at fault; 429, the
+                instance has reached a limit.
         """
         await self._bus.add_instance(instance_id)
         await self._backends.learn(version.manifest.backends)
@@ -129,6 +131,7 @@ class Control:
 
         def work(connection: Connection) -> tuple[JobAccepted, bool, str]:
             where, at_once = backend, False
+            limits.check_job(connection, self._settings, instance_id)
             if lone:
                 attempts = MAX_RESUMES if version.manifest.checkpoints else request.max_attempts
                 sessions.add(
@@ -140,7 +143,10 @@ class Control:
                 where = row.backend
                 self._backends.check(where, version.manifest.backends)
                 at_once = (
-                    worker is not None and row.state == SessionState.ACTIVE.value and self._leadership.holds(connection)
+                    worker is not None
+                    and row.state == SessionState.ACTIVE.value
+                    and limits.may_run(connection, self._settings, instance_id)
+                    and self._leadership.holds(connection)
                 )
             digest = blobs.put(connection, params) if isinstance(params, bytes) else blobs.keep(connection, params)
             values = {
@@ -287,6 +293,7 @@ class Control:
         session_id = new_id()
 
         def work(connection: Connection) -> SessionView:
+            limits.check_session(connection, self._settings, instance_id)
             sessions.add(
                 connection, session_id, instance_id, backend, request.mode, request.max_ttl or most,
                 request.interactive_ttl or self._settings.session_interactive_ttl,
@@ -423,7 +430,10 @@ class Control:
             self._leadership.guard, self.wake,
         )  # fmt: skip
         projected = partial(self.projected, timeout=LAST_WORDS)
-        reconciler = Reconciler(self._store, self._bus, self._backends, workers, self._leadership.guard, projected)
+        most = self._settings.limit_running_jobs
+        reconciler = Reconciler(
+            self._store, self._bus, self._backends, workers, self._leadership.guard, projected, most
+        )
         self._acting = Reign(self._settings, self._store, self._bus, workers, reconciler, self._leadership.guard)
         try:
             await self._acting.run()

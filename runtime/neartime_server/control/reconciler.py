@@ -54,7 +54,8 @@ class _View:
 
 class Reconciler:
     """`guard` raises in a transaction where another server has taken over; `projected` (instance id, sequence) returns
-    when the store reflects the instance's JOBS stream up to there."""
+    when the store reflects the instance's JOBS stream up to there;
+    `most` is how many jobs of an instance may run at a time."""
 
     def __init__(
         self,
@@ -64,9 +65,11 @@ class Reconciler:
         fleet: Workers,
         guard: Callable[[Connection], None],
         projected: Callable[[str, int], Awaitable[None]],
+        most: int | None = None,
     ) -> None:
         self._store, self._bus, self._backends = store, bus, backends
         self._workers, self._guard, self._projected = fleet, guard, projected
+        self._most = most
         self._awake = asyncio.Event()
         self._settling: dict[str, asyncio.Task[None]] = {}
         self._said: dict[str, float] = {}
@@ -266,6 +269,7 @@ class Reconciler:
                 if worker.idle or (worker.session_id not in open_sessions and worker.state is not WorkerState.STOPPING)
             ],
             shares=view.shares,
+            most=self._most,
         )  # fmt: skip
 
     async def _carry_out(self, decision: schedule.Decision) -> None:

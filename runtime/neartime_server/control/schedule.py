@@ -13,10 +13,11 @@ A session gets the backend with its first job, not when it is opened: what runs 
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from sys import maxsize
 from typing import Final
 
 from neartime.contract.sessions import SessionMode
@@ -74,6 +75,8 @@ class Picture:
     workers: Sequence[Worker]
     shares: Mapping[tuple[str, str], float] = field(default_factory=dict)
     """What an instance has used of a backend, (instance id, backend): seconds, decayed, divided by its weight."""
+    most: int | None = None
+    """Jobs of one instance that may run at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,11 +160,14 @@ def schedule(picture: Picture) -> Plan:
     for job in picture.jobs:
         if (owner := sessions.get(job.session_id)) is not None and owner.id not in ending:
             backends[owner.backend].append(job)
+    running = Counter(job.instance_id for job in picture.jobs if job.worker_id is not None)
     for backend, queue in backends.items():
         places = picture.parallelism.get(backend, 0)
         holders = [one for one in picture.sessions if one.backend == backend and one.started is not None]
         shares = _shares(picture.shares, backend, queue)
-        for job in _next(plan, picture.now, queue, sessions, holders, places, shares):
+        room = {one: maxsize if picture.most is None else picture.most - running[one] for one in shares}
+        for job in _next(plan, picture.now, queue, sessions, holders, places, shares, room):
+            running[job.instance_id] += 1
             ready = idle[job.session_id, job.version_id]
             plan.decisions.append(Give(job, sessions[job.session_id], ready.pop(0) if ready else None))
         given = {decision.job.id for decision in plan.decisions if isinstance(decision, Give)}
@@ -206,11 +212,15 @@ def _shares(used: Mapping[tuple[str, str], float], backend: str, queue: Sequence
     return shares
 
 
-def _fairly(runnable: Sequence[Job], shares: dict[str, float]) -> Iterator[Job]:
-    """The jobs, each time the first of the instance that has used least, counting what was handed out meanwhile."""
+def _fairly(runnable: Sequence[Job], shares: dict[str, float], room: dict[str, int]) -> Iterator[Job]:
+    """The jobs, each time the first of the instance that has used least, counting what was handed out meanwhile; of each
+    instance as many as it has room for."""
     queues: dict[str, deque[Job]] = {}
     for job in runnable:
-        queues.setdefault(job.instance_id, deque()).append(job)
+        queue = queues.setdefault(job.instance_id, deque())
+        if len(queue) < room[job.instance_id]:
+            queue.append(job)
+    queues = {instance_id: queue for instance_id, queue in queues.items() if queue}
     while queues:
         instance_id = min(queues, key=lambda one: (shares[one], queues[one][0].id))
         yield queues[instance_id].popleft()
@@ -227,6 +237,7 @@ def _next(
     holders: Sequence[Session],
     places: int,
     shares: dict[str, float],
+    room: dict[str, int],
 ) -> Iterable[Job]:
     """The jobs of one backend that begin now."""
     taken = sum(job.worker_id is not None for job in queue)
@@ -242,7 +253,7 @@ def _next(
         # Jobs of others that began before the owner did are not there: it waited for their end.
         return own[:1] if taken == 0 else []
     chosen: list[Job] = []
-    for job in _fairly(runnable, shares):
+    for job in _fairly(runnable, shares, room):
         if sessions[job.session_id].mode is SessionMode.DEDICATED:
             if taken == 0 and places > 0:
                 chosen.append(job)

@@ -243,6 +243,27 @@ def unarchived(connection: Connection, before: datetime, limit: int) -> list[Row
     )
 
 
+def count_live(connection: Connection, instance_id: str) -> int:
+    """How many jobs of an instance wait or run."""
+    query = select(func.count()).select_from(jobs).where(jobs.c.instance_id == instance_id, jobs.c.status.in_(LIVE))
+    return int(connection.execute(query).scalar_one())
+
+
+def count_running(connection: Connection, instance_id: str) -> int:
+    """How many jobs of an instance have a worker."""
+    mine = jobs.c.instance_id == instance_id, jobs.c.status.in_(LIVE), jobs.c.worker_id.is_not(None)
+    return int(connection.execute(select(func.count()).select_from(jobs).where(*mine)).scalar_one())
+
+
+def used_since(connection: Connection, instance_id: str, moment: datetime) -> tuple[float, datetime | None]:
+    """Seconds that an instance's jobs ran which ended since then, and when the first of them ended."""
+    query = select(func.sum(jobs.c.seconds), func.min(jobs.c.ended)).where(
+        jobs.c.instance_id == instance_id, jobs.c.ended > moment, jobs.c.seconds > 0
+    )
+    used, first = connection.execute(query).one()
+    return float(used or 0.0), first
+
+
 def in_streams(connection: Connection, instance_id: str) -> list[tuple[str, str]]:
     """(session id, job id) of the instance's jobs that have begun, and whose interim results and logs are not all in
     the store yet."""

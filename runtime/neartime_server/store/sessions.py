@@ -118,6 +118,13 @@ def live(connection: Connection) -> list[Row[Any]]:
     return list(connection.execute(select(sessions).where(sessions.c.state.in_(LIVE)).order_by(sessions.c.id)))
 
 
+def count_open(connection: Connection, instance_id: str) -> int:
+    """How many sessions of an instance take jobs, but for those that the server makes for a job each."""
+    query = select(func.count()).select_from(sessions)
+    mine = sessions.c.instance_id == instance_id, sessions.c.state.in_(OPEN), sessions.c.mode != SessionMode.JOB.value
+    return int(connection.execute(query.where(*mine)).scalar_one())
+
+
 def move(
     connection: Connection, session_id: str, state: SessionState, come_from: Collection[SessionState], **values: Any
 ) -> bool:
