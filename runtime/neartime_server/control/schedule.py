@@ -213,8 +213,8 @@ def _shares(used: Mapping[tuple[str, str], float], backend: str, queue: Sequence
 
 
 def _fairly(runnable: Sequence[Job], shares: dict[str, float], room: dict[str, int]) -> Iterator[Job]:
-    """The jobs, each time the first of the instance that has used least, counting what was handed out meanwhile; of each
-    instance as many as it has room for."""
+    """The jobs, each time the first of the instance that has used least, counting what was handed out meanwhile; of
+    each instance as many as it has room for."""
     queues: dict[str, deque[Job]] = {}
     for job in runnable:
         queue = queues.setdefault(job.instance_id, deque())
