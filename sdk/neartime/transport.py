@@ -168,7 +168,7 @@ class Transport:
         headers = dict(self._headers)
         if key is not None:
             headers[IDEMPOTENCY_HEADER] = key
-        if method == "GET" and self.seen:
+        if self.seen:
             headers[SEQUENCE_HEADER] = str(self.seen)
         if body is not None:
             headers["Content-Type"] = "application/json"

@@ -169,14 +169,14 @@ async def test_both_versions_and_the_command_that_mends_it_are_named() -> None:
         await transport(Peer(newer)).json("GET", "/jobs")
 
 
-async def test_reads_tell_what_the_client_has_seen_of_the_stream() -> None:
+async def test_requests_tell_what_the_client_has_seen_of_the_stream() -> None:
     peer = Peer(OK)
     client = transport(peer)
     await client.json("GET", "/jobs/x")
     client.seen = 17
     await client.json("GET", "/jobs/x")
-    await client.json("POST", "/jobs", {})
-    assert [request.headers.get("Neartime-Sequence") for request in peer.requests] == [None, "17", None]
+    await client.json("DELETE", "/jobs/x")
+    assert [request.headers.get("Neartime-Sequence") for request in peer.requests] == [None, "17", "17"]
 
 
 class Whole:

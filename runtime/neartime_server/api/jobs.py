@@ -172,7 +172,7 @@ async def show(job_id: str, here: Here, caller: Caller, exclude_params: bool = F
     return StreamingResponse(spliced(), media_type=JSON, headers={"Content-Length": str(length)})
 
 
-@router.delete("/{job_id}", status_code=204)
+@router.delete("/{job_id}", status_code=204, dependencies=[Reflected])
 async def delete(job_id: str, here: Here, caller: Caller) -> Response:
     """Delete a job that has ended, with its results and logs."""
     await _row(here, caller.instance_id, job_id)
@@ -180,7 +180,7 @@ async def delete(job_id: str, here: Here, caller: Caller) -> Response:
     return Response(status_code=204)
 
 
-@router.post("/{job_id}/cancel", status_code=204)
+@router.post("/{job_id}/cancel", status_code=204, dependencies=[Reflected])
 async def cancel(job_id: str, here: Here, caller: Caller) -> Response:
     """Cancel a job that has not ended."""
     await _row(here, caller.instance_id, job_id)
