@@ -76,6 +76,21 @@ def test_a_file_is_a_program_called_after_itself(tmp_path: Path) -> None:
     assert list(made.files) == ["program.py"]
 
 
+@pytest.mark.parametrize(
+    ("file", "module"),
+    [("bell.py", "bell.py"), ("random.py", "program.py"), ("qiskit.py", "program.py"), ("bell", "program.py")],
+)
+def test_a_file_keeps_its_name_for_tracebacks_unless_that_is_another_modules(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, module: str
+) -> None:
+    (tmp_path / file).write_text(MAIN)
+    made = package(tmp_path / file, name="mine")
+    assert list(made.files) == [module]
+    assert made.manifest.entry_point == f"{module.removesuffix('.py')}:main"
+    monkeypatch.syspath_prepend(tmp_path)  # as of a script beside it
+    assert package(tmp_path / file, name="mine").digest == made.digest
+
+
 def test_text_is_a_program_that_has_to_be_given_a_name() -> None:
     assert package(MAIN, name="text").files == package(MAIN, name="other").files
     assert package("def main(backend, user_messenger): return 1", name="line").manifest.name == "line"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import keyword
 import os
 import stat
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -19,6 +19,10 @@ from neartime.packaging.archive import MAX_FILES, MAX_UNPACKED, path_fault, read
 
 MODULE: Final = "program.py"
 """The module of source text; of other programs, where main() is looked for first."""
+TAKEN: Final = frozenset(
+    {"neartime", "neartime_runner", "qiskit", "qiskit_aer", "numpy", "scipy", "pydantic", "nats", "cloudpickle"}
+)
+"""Modules that are loaded before a program's own, so that a file of such a name would not be."""
 IGNORE_FILE: Final = ".neartimeignore"
 IGNORED: Final = (
     *("__pycache__", "*.pyc", "*.pyo", "*.egg-info", ".ipynb_checkpoints"),
@@ -70,7 +74,7 @@ def of_source(source: bytes, name: str | None = None, module: str = MODULE) -> F
 def _module(path: Path) -> str:
     """What a single file is called in the archive: as its author knows it from tracebacks, if that can be imported."""
     stem = path.stem
-    taken = not stem.isidentifier() or keyword.iskeyword(stem) or importlib.util.find_spec(stem) is not None
+    taken = not stem.isidentifier() or keyword.iskeyword(stem) or stem in sys.stdlib_module_names or stem in TAKEN
     return MODULE if taken or path.suffix != ".py" else path.name
 
 
