@@ -174,7 +174,7 @@ def test_programs_are_listed_shown_downloaded_and_deleted(neartime: Neartime, en
     assert json.loads(neartime("program", "list", "--search", "brief-one", "--json").stdout)[0]["name"] == "brief-one"
     assert "version: 1" in neartime("program", "show", "brief-one").stdout
     assert neartime("program", "download", "brief-one").returncode == 0
-    assert Path(environment["PWD"], "brief-one", "program.py").exists()
+    assert Path(environment["PWD"], "brief-one", "brief.py").exists()
     assert neartime("program", "download", "brief-one").returncode == 2
     assert neartime("program", "delete", "brief-one").returncode == 0
     assert neartime("program", "upload", "no-such-folder").returncode == 2
