@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from benchmarks import api, jobs, streams
+from benchmarks import api, jobs, sessions, streams
 from benchmarks.measure import Row, show
 from neartime_server.testing import Runtime
 
@@ -19,6 +19,7 @@ BENCHMARKS = {
     "warm": jobs.warm_start,
     "round-trip": jobs.round_trip,
     "vqe": jobs.vqe_loop,
+    "iterations": sessions.iterations,
     "publish": streams.publish_cost,
     "latency": streams.latency,
     "throughput": streams.throughput,

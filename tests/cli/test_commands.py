@@ -120,6 +120,22 @@ def test_a_detached_run_is_shown_watched_and_read_later(neartime: Neartime) -> N
     assert neartime("job", "show", job).returncode == 4
 
 
+def test_the_queue_shows_what_runs_and_what_waits_in_its_order(neartime: Neartime) -> None:
+    session = neartime("session", "open", "--backend", "generic_5q").stdout.strip()
+    slow = ["--detach", "-i", "count=600", "-i", "pause=0.1"]
+    first = neartime("run", "counting", "--session", session, *slow).stdout.strip()
+    second = neartime("run", "counting", "--backend", "generic_5q", "--detach").stdout.strip()
+    third = neartime("run", "counting", "--backend", "generic_5q", "--detach").stdout.strip()
+    rows = [line.split() for line in neartime("queue", "--backend", "generic_5q").stdout.splitlines()[1:]]
+    assert [row[2] for row in rows] == [first, second, third]
+    assert [row[1] for row in rows][1:] == ["1", "2"]
+    told = json.loads(neartime("queue", "--backend", "generic_5q", "--json").stdout)
+    assert [one["id"] for one in told] == [first, second, third]
+    assert neartime("session", "cancel", session).returncode == 0
+    for job in (second, third):
+        assert neartime("job", "watch", job).returncode == 0
+
+
 def test_a_cancelled_job_ends_with_6(neartime: Neartime) -> None:
     job = neartime("run", "counting", "--input", "count=1000", "--input", "pause=0.1", "--detach").stdout.strip()
     assert neartime("job", "result", job, "--timeout", "1").returncode == 124

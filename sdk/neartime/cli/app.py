@@ -72,6 +72,7 @@ app.add_typer(sessions.app, name="session")
 app.add_typer(backends.app, name="backend")
 app.add_typer(accounts.app, name="account")
 app.command("run")(jobs.run)
+app.command("queue")(jobs.queue)
 runtime.register(app)
 
 

@@ -195,6 +195,22 @@ def _as_json(view: JobView) -> dict[str, Any]:
     return view.model_dump(mode="json")
 
 
+def queue(
+    context: typer.Context,
+    backend: Annotated[str | None, typer.Option("--backend", "-b", help="Of this one alone.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what runs and what waits: your jobs, in the order of their arrival on each backend."""
+    found = service(context).jobs(limit=None, pending=True, backend_name=backend, descending=False)
+    views = sorted((job.view for job in found), key=lambda view: (view.backend, view.position or 0, view.id))
+    if as_json:
+        Output(as_json).line([_as_json(view) for view in views])
+        return
+    rows = [{**_row(view), "place": view.position or "runs", "session": view.session_id} for view in views]
+    columns = ["backend", "place", "id", "program", "created", "session"]
+    Output().table(rows, {name: name for name in columns}, "Nothing runs and nothing waits.")
+
+
 def _row(view: JobView) -> dict[str, Any]:
     return {
         "id": view.id,
