@@ -40,6 +40,9 @@ T = TypeVar("T")
 LINGER: Final = 0.05
 """Seconds that events wait for company where nobody waits for them: one transaction folds a short job's whole life, and
 does not stand in the way of the next one's submission."""
+INTERIMS_LINGER: Final = 0.5
+"""The same, of interim results alone: they change no more than a count, and a transaction for a few of them would take
+time from the program that publishes them."""
 BATCH: Final = 500
 """Events that one transaction folds."""
 RESULT_SECONDS: Final = 15.0
@@ -109,6 +112,8 @@ class Projector:
         self._tasks: set[asyncio.Task[None]] = set()
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
         self._urgent = asyncio.Event()
+        self._more = asyncio.Event()
+        """Whether something else than interim results waits."""
         self.sequence = 0
         """Stream sequence up to which everything is folded, or held."""
         self.dropped = 0
@@ -122,7 +127,7 @@ class Projector:
             return
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.append((sequence, future))
-        self._urgent.set()
+        self._hurry()
         await future
 
     async def run(self) -> None:
@@ -158,23 +163,36 @@ class Projector:
             pause = min(pause * 2, PAUSES[1])
 
     def _listen(self, event: Event) -> None:
+        if event.kind != "interim":
+            self._more.set()
         if event.kind == "status" and event.status().status.final and self._heard(event):
-            self._urgent.set()
+            self._hurry()
 
     async def _collect(self) -> list[Event | int]:
         """The next events, at least one; a few wait for more, unless somebody waits for them."""
         first = await self._queue.get()
         if not self._waiters and not self._urgent.is_set() and self._queue.qsize() < BATCH // 2:
-            try:
-                async with asyncio.timeout(LINGER):
-                    await self._urgent.wait()
-            except TimeoutError:
-                pass
+            if not self._more.is_set():
+                await self._wait(self._more, INTERIMS_LINGER)
+            await self._wait(self._urgent, LINGER)
         self._urgent.clear()
+        self._more.clear()
         batch = [first]
         while len(batch) < BATCH and not self._queue.empty():
             batch.append(self._queue.get_nowait())
         return batch
+
+    def _hurry(self) -> None:
+        self._more.set()
+        self._urgent.set()
+
+    @staticmethod
+    async def _wait(event: asyncio.Event, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await event.wait()
+        except TimeoutError:
+            pass
 
     # --- folding
 
@@ -301,7 +319,7 @@ class Projector:
             await self._broken(event.job_id, ReasonCode.STREAM_BROKEN, reason)
 
     async def _nudge(self, sequence: int) -> None:
-        self._urgent.set()
+        self._hurry()
         await self._queue.put(sequence)
 
     # --- staying alive
