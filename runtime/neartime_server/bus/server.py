@@ -106,9 +106,17 @@ class NatsServer:
     @staticmethod
     def _spawn(configuration: Path, log: Path) -> subprocess.Popen[bytes]:
         command = [find_binary(), "-c", str(configuration)]
+        # Go's threads look for work for a while after each message, on cores that programs could use.
+        cores = str(max(1, (os.cpu_count() or 1) // 2))
+        environment = {"GOMAXPROCS": cores, **os.environ}
         with log.open("ab") as output:
             return subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=environment,
+                start_new_session=True,
             )
 
     def poll(self) -> int | None:
