@@ -75,7 +75,7 @@ class Child:
         self._prepare(begin)
         threads = set(threading.enumerate())
         done = self._attempt(begin)
-        if left := [thread.name for thread in threading.enumerate() if thread not in threads]:
+        if left := [thread.name for thread in threading.enumerate() if thread not in threads and not _pooled(thread)]:
             self._tell(f"threads that main() left behind run on: {', '.join(left)}")
         processes.flush()
         for descriptor in self._output:
@@ -264,6 +264,11 @@ class _ToSupervisor(logging.Handler):
             raise
         except Exception:
             self.handleError(record)
+
+
+def _pooled(thread: threading.Thread) -> bool:
+    """Whether it waits for work in a pool: Aer keeps one, and a program's own does no harm."""
+    return thread.name.startswith("ThreadPoolExecutor-")
 
 
 def _restorer(state: Decoder) -> Any:

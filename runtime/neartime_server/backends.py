@@ -133,13 +133,13 @@ class Backends:
         """Number of qubits, basis gates, coupling map and more, as the backend itself states them.
 
         Raises:
-            Refused: 404, there is no such backend; 503, it can't be built.
+            Refused: 404, there is no such backend; 409, it can't be built.
         """
         self.get(name, status=404)
         known = await self._described(name)
         if isinstance(known, _Failure):
             raise Refused.of(
-                503, ErrorCode.UNAVAILABLE, known.message, solution=f"the operator finds more in {self._log_file.name}"
+                409, ErrorCode.UNAVAILABLE, known.message, solution=f"the operator finds more in {self._log_file.name}"
             )
         return known
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from neartime.connection import Connection
 from neartime.contract.backends import BackendDevice, BackendList, BackendStatus
+from neartime.transport import segment
 
 
 class RuntimeBackend:
@@ -32,7 +33,7 @@ class RuntimeBackend:
         for backend in cls.all(connection):
             if backend.name == name:
                 return backend
-        connection().json("GET", f"/backends/{name}/status")  # the server says what there is
+        connection().json("GET", f"/backends/{segment(name)}/status")  # the server says what there is
         raise LookupError(name)
 
     @property
@@ -50,8 +51,11 @@ class RuntimeBackend:
 
     @property
     def num_qubits(self) -> int:
+        """0 of a backend that can't be built."""
         if self._device.num_qubits is not None:
             return self._device.num_qubits
+        if not self.operational:
+            return 0
         return int(self.configuration()["num_qubits"])
 
     @property

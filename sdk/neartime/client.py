@@ -26,6 +26,7 @@ from neartime.job import RuntimeJob
 from neartime.options import RuntimeOptions, backend_name
 from neartime.programs import RuntimeProgram
 from neartime.session import Session
+from neartime.transport import segment
 
 
 class RuntimeService:
@@ -127,13 +128,13 @@ class RuntimeService:
             }
             body = {name: value for name, value in change.items() if value is not None}
             connection = self._connection()
-            view = ProgramView.model_validate(connection.json("PATCH", f"/programs/{program_id}", body))
+            view = ProgramView.model_validate(connection.json("PATCH", f"/programs/{segment(program_id)}", body))
             connection.forget_program(view)
             return
         if description is not None:
             overrides["description"] = description
         overrides.setdefault("name", self._connection().program(program_id, refresh=True).name)
-        self._upload("PATCH", f"/programs/{program_id}", data, metadata, is_public, overrides)
+        self._upload("PATCH", f"/programs/{segment(program_id)}", data, metadata, is_public, overrides)
 
     def _upload(
         self,
@@ -317,7 +318,7 @@ class RuntimeService:
 
     def delete_job(self, job_id: str) -> None:
         """Deletes a job that has ended, with its inputs, results and logs."""
-        self._connection().json("DELETE", f"/jobs/{job_id}")
+        self._connection().json("DELETE", f"/jobs/{segment(job_id)}")
 
     # --- sessions
 

@@ -21,7 +21,7 @@ from neartime.errors import EncodeError, InvalidInput, InvalidRequest
 from neartime.feed import Callback, Decode, Feed, SessionFeed, Watch
 from neartime.loop import shared
 from neartime.stream import EventStream
-from neartime.transport import Body, Sink, Transport
+from neartime.transport import Body, Sink, Transport, segment
 
 T = TypeVar("T")
 SMALL = 1 << 20
@@ -77,7 +77,7 @@ class Connection:
         known = self._programs.get(name_or_id)
         if known and not refresh and time.monotonic() - known[0] < FRESH_SECONDS:
             return known[1]
-        view = ProgramView.model_validate(self.json("GET", f"/programs/{name_or_id}"))
+        view = ProgramView.model_validate(self.json("GET", f"/programs/{segment(name_or_id)}"))
         self._programs[name_or_id] = (time.monotonic(), view)
         return view
 

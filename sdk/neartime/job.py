@@ -18,7 +18,7 @@ from neartime.contract.programs import ProgramView
 from neartime.decoders import as_decode, as_decodes, elements
 from neartime.errors import JobCancelled, JobFailed, JobTimeout, NeartimeError, StreamError
 from neartime.feed import Callback, Collector, Decode, Watch
-from neartime.transport import Sink
+from neartime.transport import Sink, segment
 
 T = TypeVar("T")
 SILENCE = 15.0
@@ -69,7 +69,7 @@ class RuntimeJob:
     @classmethod
     def read(cls, connection: Callable[[], Connection], job_id: str) -> RuntimeJob:
         """The job of that id; raises NotFound where there is none."""
-        answer = connection().json("GET", f"/jobs/{job_id}", query={"exclude_params": "true"})
+        answer = connection().json("GET", f"/jobs/{segment(job_id)}", query={"exclude_params": "true"})
         return cls(connection, view=JobView.model_validate(answer))
 
     # --- what it is

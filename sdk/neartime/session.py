@@ -10,6 +10,7 @@ from neartime.contract.sessions import SessionMode, SessionState, SessionView
 from neartime.feed import Callback
 from neartime.job import RuntimeJob
 from neartime.options import RuntimeOptions, backend_name, seconds
+from neartime.transport import segment
 
 if TYPE_CHECKING:
     from neartime.client import RuntimeService
@@ -60,7 +61,7 @@ class Session:
         service = service or _service()
         session = cls.__new__(cls)
         session._service = service
-        view = service._connection().json("GET", f"/sessions/{session_id}")
+        view = service._connection().json("GET", f"/sessions/{segment(session_id)}")
         session._view = SessionView.model_validate(view)
         return session
 

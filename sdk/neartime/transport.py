@@ -14,6 +14,7 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Protocol, TypeVar
+from urllib.parse import quote
 
 import httpx
 from pydantic import ValidationError
@@ -62,6 +63,17 @@ class Sink(Protocol[T_co]):
 
     def feed(self, chunk: bytes, /) -> None: ...
     def finish(self) -> T_co: ...
+
+
+def segment(name: str) -> str:
+    """A name or an id as one part of a path, whatever is in it: it must never lead to something else.
+
+    Raises:
+        NotFound: nothing can be called so.
+    """
+    if not name or set(name) <= {"."} or "/" in name or "\\" in name:
+        raise NotFound(404, [Problem(code=ErrorCode.NOT_FOUND, message=f"there is nothing called {name!r} here")])
+    return quote(name, safe="")
 
 
 class Transport:

@@ -223,3 +223,14 @@ def test_an_account_is_checked_before_it_is_saved(runtime: Runtime, tmp_path: Pa
     assert save("wrong") == 5
     assert list(tmp_path.rglob("*.json")) == []
     assert save(runtime.token) == 0
+
+
+def test_text_of_others_is_shown_as_it_is_written(neartime: Neartime, environment: dict[str, str]) -> None:
+    folder = Path(environment["PWD"], "brackets")
+    folder.mkdir()
+    (folder / "program.py").write_text(SOURCE)
+    (folder / "program.toml").write_text('name = "brackets"\ndescription = "see [/docs] :smile:"\n')
+    assert neartime("program", "upload", "brackets").returncode == 0
+    assert "see [/docs] :smile:" in neartime("program", "list").stdout
+    assert neartime("run", "brackets", "--tag", "[/b]", "--detach").returncode == 0
+    assert "[/b]" in neartime("job", "list").stdout

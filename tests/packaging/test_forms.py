@@ -426,3 +426,8 @@ def test_a_manifest_survives_the_way_as_json() -> None:
         Manifest.model_validate(json.loads(upload.model_dump_json())["manifest"])
         == package(TYPED, name="typed").manifest
     )
+
+
+def test_a_file_that_is_no_python_is_told_by_its_line(tmp_path: Path) -> None:
+    (tmp_path / "syn.py").write_text("x = 1\ndef main(:\n")
+    assert paths(refused(tmp_path / "syn.py")) == ["syn.py:2"]

@@ -456,3 +456,30 @@ def test_a_backend_that_is_too_small_for_the_program_is_refused_and_nothing_is_q
         session.run("wide")
     assert service.run("wide", options={"backend": "aer"}).result(timeout=60) == 1
     assert len(service.jobs(program_id="wide")) == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["../programs/counting", "counting?x", "counting#x", "", "..", "a/b", "counting%2f", "\\"]
+)
+def test_a_name_with_anything_in_it_leads_to_nothing_else(service: RuntimeService, name: str) -> None:
+    for ask in (service.program, service.job, service.delete_program, service.delete_job, service.backend):
+        with pytest.raises(NotFound):
+            ask(name)
+    with pytest.raises(NotFound):
+        Session.from_id(name, service)
+    assert service.program("counting").name == "counting"
+
+
+def test_a_backend_that_can_not_be_built_is_told_at_once_and_hides_no_other(tmp_path: Path) -> None:
+    file = tmp_path / "backends.toml"
+    entry = '[[backends]]\nname = "{}"\nfactory = "qiskit_aer:{}"\n'
+    file.write_text(entry.format("good", "AerSimulator") + entry.format("bad", "AerSim"))
+    with Runtime(backends_file=file) as runtime, runtime.service() as service:
+        began = time.monotonic()
+        good, bad = (service.backend(name) for name in ("good", "bad"))
+        assert (good.operational, bad.operational, bad.num_qubits) == (True, False, 0)
+        assert "AerSim" in bad.status().message
+        with pytest.raises(Conflict, match="can't be built"):
+            bad.configuration()
+        assert [one.name for one in service.backends(operational=True)] == ["good"]
+        assert time.monotonic() - began < 30  # it is a definite answer, and not asked for again and again

@@ -183,7 +183,7 @@ factory = "qiskit_aer:AerSimulator"
     for name, words in reasons.items():
         with pytest.raises(Refused, match=words) as caught:
             await backends.configuration(name)
-        assert caught.value.status == 503
+        assert caught.value.status == 409  # and no client tries again
         assert repr(name) in str(caught.value)
     assert (await backends.configuration("aer"))["simulator"] is True
     await backends.close()

@@ -20,10 +20,10 @@ def list_backends(context: typer.Context, as_json: Json = False) -> None:
         if as_json
         else {
             "name": backend.name,
-            "qubits": backend.num_qubits,
+            "qubits": backend.num_qubits or None,
             "jobs at once": backend.parallelism,
             "waiting": backend.pending_jobs,
-            "status": "takes jobs" if backend.operational else "away",
+            "status": "takes jobs" if backend.operational else backend.to_dict()["status"]["message"] or "away",
             "description": backend.description,
         }
         for backend in found

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from neartime.client import RuntimeService
 
@@ -52,7 +53,7 @@ class Output:
         if self.as_json:
             self.line(data)
         elif isinstance(human, str):
-            self.out.print(human, soft_wrap=True, markup=False)
+            self.out.print(human, soft_wrap=True, markup=False, emoji=False)
         else:
             self.out.print(human)
 
@@ -63,7 +64,7 @@ class Output:
     def note(self, text: str) -> None:
         """Something for people, beside the output."""
         if not self.as_json:
-            self.error.print(text, style="dim", soft_wrap=True, markup=False)
+            self.error.print(text, style="dim", soft_wrap=True, markup=False, emoji=False)
 
     def table(self, data: list[dict[str, Any]], columns: dict[str, str], empty: str) -> None:
         """Rows of which `columns` (key: heading) are shown; all keys in JSON."""
@@ -77,7 +78,7 @@ class Output:
         for heading in columns.values():
             table.add_column(heading, no_wrap=not sys.stdout.isatty() or heading in NO_WRAP)
         for row in data:
-            table.add_row(*(_cell(row.get(key)) for key in columns))
+            table.add_row(*(Text(_cell(row.get(key))) for key in columns))  # no markup: it is anybody's text
         self.out.print(table)
 
 

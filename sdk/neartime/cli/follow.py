@@ -101,7 +101,7 @@ def _print(line: str, console: Console | None) -> None:
     if console is None:
         print(line, flush=True)
     else:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(line, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
 
 def _short(value: Any) -> str:

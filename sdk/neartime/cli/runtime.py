@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from neartime import config
 from neartime.cli import doctor as checks
@@ -104,7 +105,7 @@ def doctor(context: typer.Context, home: Home = None, as_json: Json = False) -> 
         for check in found:
             mark, style = {True: ("ok", "green"), False: ("FAULT", "bold red"), None: ("note", "yellow")}[check.ok]
             text = f"{check.found}\n  → {check.remedy}" if check.remedy else check.found
-            table.add_row(f"[{style}]{mark}[/]", check.name, text)
+            table.add_row(Text(mark, style), check.name, Text(text))
         output.out.print(table)
     if any(check.ok is False for check in found):
         raise typer.Exit(1)

@@ -49,6 +49,8 @@ def find(contents: Mapping[str, bytes]) -> str:
         return DEFAULT
     top = [path for path in sorted(contents) if path.endswith(".py") and "/" not in path]
     having = [path for path in top if _defines(contents[path], "main")]
+    if len(top) == 1 and not having:
+        _parsed(contents[top[0]], top[0])  # a file that can't be read at all has a fault of its own
     if len(having) == 1:
         return f"{having[0].removesuffix('.py')}:main"
     said = f"main() is in {', '.join(having)}" if having else "no file at its top has a main()"
