@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from neartime.contract.sessions import SessionMode
 from neartime_server.control.schedule import (
     HALF_LIFE,
+    PATIENCE,
     Close,
     Dismiss,
     Expire,
@@ -20,6 +21,7 @@ from neartime_server.control.schedule import (
     Session,
     Worker,
     decayed,
+    line,
     schedule,
 )
 
@@ -252,5 +254,118 @@ def test_an_instance_at_its_limit_leaves_the_places_to_others() -> None:
     sessions = [session(name) for name in "abc"] + [session("d", started=True, instance_id="full")]
     jobs = [job(name, name, instance_id="full") for name in "ab"] + [job("c", "c", instance_id="other")]
     view = picture(sessions, [*jobs, job("d", "d", "w", instance_id="full")], places=4)
-    assert [name for name, _ in begun(replace(view, most=1, shares={("other", "aer"): 9e9}))] == ["c"]
-    assert [name for name, _ in begun(replace(view, most=2, shares={("other", "aer"): 9e9}))] == ["a", "c"]
+    assert [name for name, _ in begun(replace(view, most={"full": 1}, shares={("other", "aer"): 9e9}))] == ["c"]
+    assert [name for name, _ in begun(replace(view, most={"full": 2}, shares={("other", "aer"): 9e9}))] == ["a", "c"]
+
+
+def test_a_higher_priority_goes_first_until_a_lower_one_has_waited_as_long_as_they_differ() -> None:
+    sessions = [session(name, instance_id=name) for name in "ab"]
+    shares = {("b", "aer"): 9e9}
+    low = job("1", "a", instance_id="a", created=NOW)
+    for waited, first in ((0.0, "2"), (29.0, "2"), (30.0, "1")):
+        now = NOW + timedelta(seconds=waited * PATIENCE)
+        high = job("2", "b", instance_id="b", priority=30, created=now)
+        view = picture(sessions, [low, high], places=1, now=now)
+        assert [name for name, _ in begun(replace(view, shares=shares))] == [first], waited
+
+
+def test_a_negative_priority_lets_others_go_ahead() -> None:
+    sessions = [session(name) for name in "ab"]
+    jobs = [job("1", "a", priority=-5, created=NOW), job("2", "b", created=NOW)]
+    assert begun(picture(sessions, jobs, places=1)) == [("2", None)]
+    assert begun(picture(sessions[:1], jobs[:1], places=1)) == [("1", None)]
+
+
+def test_a_job_that_waits_by_the_side_of_a_higher_one_leaves_shares_as_they_are() -> None:
+    """Minutes of waiting count against a higher priority alone."""
+    sessions = [session(name, instance_id=name) for name in "abc"]
+    jobs = [
+        job("1", "a", instance_id="a", created=NOW - timedelta(seconds=5 * PATIENCE)),
+        job("2", "b", instance_id="b", created=NOW),
+        job("3", "c", instance_id="c", created=NOW, priority=10),
+    ]
+    view = replace(picture(sessions, jobs, places=3), shares={("a", "aer"): 1000.0})
+    assert [name for name, _ in begun(view)] == ["3", "2", "1"]
+
+
+@given(st.integers(1, 120), st.integers(-20, 20), st.integers(1, 3), st.floats(10, 600))
+def test_nobody_starves_below_a_priority_that_never_ends(above: int, own: int, places: int, length: float) -> None:
+    """On a simulated clock: jobs above it come without end, and it begins as soon as it has waited the difference out
+    and a place is free."""
+    queue = {"00000": own}
+    created = {"00000": NOW}
+    running: dict[str, datetime] = {}
+    now, following = NOW, 1
+    while "00000" not in running:
+        for _ in range(places + 1):
+            name = f"{following:05}"
+            queue[name], created[name] = own + above, now
+            following += 1
+        sessions = [session(name, started=name in running, instance_id=name) for name in queue]
+        jobs = [
+            job(
+                name,
+                name,
+                f"w{name}" if name in running else None,
+                instance_id=name,
+                priority=level,
+                created=created[name],
+            )
+            for name, level in queue.items()
+        ]
+        for name, _ in begun(picture(sessions, jobs, places=places, now=now)):
+            running[name] = now + timedelta(seconds=length)
+        if "00000" in running:
+            break
+        done = min(running, key=lambda name: running[name])
+        now = running.pop(done)
+        del queue[done]
+        waiting = [name for name in queue if name not in running]
+        for name in waiting[1 + places :]:  # they would only make the test slow
+            del queue[name]
+    assert now - NOW <= timedelta(seconds=above * PATIENCE + length)
+
+
+def test_the_line_is_the_order_of_beginning_and_says_what_each_one_waits_for() -> None:
+    mine, other = session("a", DEDICATED, started=True), session("b", instance_id="other")
+    view = picture([mine, other], [job("1", "b", instance_id="other"), job("2", "a", "w"), job("3", "a")])
+    assert [(one.job.id, one.position) for one in line(view, "aer")] == [("3", 1), ("1", 2)]
+    first, second = (one.waits_for for one in line(view, "aer"))
+    assert first == "the job before it: a dedicated session runs one at a time"
+    assert (
+        second == "somebody else's dedicated session, which has the backend until 2026-01-01 00:16:40 UTC at the latest"
+    )
+    assert line(view, "elsewhere") == []
+
+
+def test_the_line_tells_of_limits_places_and_sessions_that_come_before() -> None:
+    sessions = [session("a", started=True), session("b"), session("c", DEDICATED), session("d")]
+    jobs = [job("1", "a", "w"), job("2", "b"), job("3", "c"), job("4", "d")]
+    later = job("5", "d", not_before=NOW + timedelta(seconds=4))
+    view = picture(sessions, [*jobs, later], places=1)
+    assert [one.waits_for for one in line(view, "aer")] == [
+        "a place: 1 may run at a time",
+        "the end of what runs now: its session is dedicated, and wants the backend alone",
+        "a dedicated session, which comes before it",
+        "its next attempt, at 2026-01-01 00:00:04 UTC",
+    ]
+    limited = line(replace(view, most={"tenant": 1}), "aer")
+    assert limited[0].waits_for == "a job of its instance to end: 1 may run at a time"
+    gone = line(replace(view, parallelism={}), "aer")
+    assert gone[0].waits_for == "the backend 'aer', which is not offered any more"
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("abc"), st.integers(-2, 2), st.integers(0, 300)), min_size=1, max_size=12),
+    st.integers(1, 3),
+)
+def test_jobs_begin_in_the_order_of_the_line(waiting: list[tuple[str, int, int]], places: int) -> None:
+    sessions = [session(f"{number:03}", instance_id=owner) for number, (owner, _, _) in enumerate(waiting)]
+    jobs = [
+        job(f"{n:03}", f"{n:03}", instance_id=owner, priority=level, created=NOW - timedelta(seconds=waited))
+        for n, (owner, level, waited) in enumerate(waiting)
+    ]
+    view = picture(sessions, jobs, places=places)
+    told = [one.job.id for one in line(view, "aer")]
+    assert sorted(told) == sorted(one.id for one in jobs)
+    assert [name for name, _ in begun(view)] == told[:places]

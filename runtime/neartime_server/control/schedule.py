@@ -6,7 +6,11 @@ parallelism. A job outside a session and a job of a batch session take one each.
 backend: it begins when no other job runs there, and until it is closed only its own jobs run, one after the other.
 Nobody overtakes a dedicated session that waits at the head of the queue.
 
-Nobody starves: who waits uses nothing, so its share sinks, while the share of whoever is served before it rises.
+An operator may give a job a priority. A higher one goes first, whatever the shares; but each minute of waiting makes up
+for one level, so that a job of priority 0 is overtaken by one of priority 30 for half an hour at most.
+
+Nobody starves: who waits uses nothing, so its share sinks, while the share of whoever is served before it rises; and who
+waits long enough is as high as anybody.
 
 A session gets the backend with its first job, not when it is opened: what runs nothing holds nothing.
 """
@@ -14,9 +18,10 @@ A session gets the backend with its first job, not when it is opened: what runs 
 from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from itertools import islice
 from sys import maxsize
 from typing import Final
 
@@ -52,6 +57,10 @@ class Job:
     not_before: datetime | None = None
     cancelled: bool = False
     """Whether it is to end, and so starts no more."""
+    priority: int = 0
+    """As an operator has set it; the higher one goes first."""
+    created: datetime | None = None
+    """Since when it waits; None is since now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +84,8 @@ class Picture:
     workers: Sequence[Worker]
     shares: Mapping[tuple[str, str], float] = field(default_factory=dict)
     """What an instance has used of a backend, (instance id, backend): seconds, decayed, divided by its weight."""
-    most: int | None = None
-    """Jobs of one instance that may run at a time."""
+    most: Mapping[str, int] = field(default_factory=dict)
+    """Jobs of an instance that may run at a time, by instance id; whoever is missing has no limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +137,8 @@ class Plan:
 
 HALF_LIFE: Final = 3600.0
 """Seconds after which what was used counts half."""
+PATIENCE: Final = 60.0
+"""Seconds of waiting that make up for one level of priority."""
 EXPECTED: Final = 60.0
 """Seconds that a job which runs, or is about to, counts with: what it uses is known at its end."""
 
@@ -156,24 +167,54 @@ def schedule(picture: Picture) -> Plan:
         if worker.id not in busy:
             idle[worker.session_id, worker.version_id].append(worker.id)
 
-    backends: defaultdict[str, list[Job]] = defaultdict(list)
+    queued: defaultdict[str, list[Job]] = defaultdict(list)
     for job in picture.jobs:
         if (owner := sessions.get(job.session_id)) is not None and owner.id not in ending:
-            backends[owner.backend].append(job)
+            queued[owner.backend].append(job)
     running = Counter(job.instance_id for job in picture.jobs if job.worker_id is not None)
-    for backend, queue in backends.items():
-        places = picture.parallelism.get(backend, 0)
-        holders = [one for one in picture.sessions if one.backend == backend and one.started is not None]
-        shares = _shares(picture.shares, backend, queue)
-        room = {one: maxsize if picture.most is None else picture.most - running[one] for one in shares}
-        for job in _next(plan, picture.now, queue, sessions, holders, places, shares, room):
+    for backend, of_backend in queued.items():
+        queue = _Queue.of(picture, backend, of_backend)
+        for job in queue.later:
+            assert job.not_before is not None
+            plan.look_again(job.not_before)
+        given = queue.next(sessions, running)
+        for job in given:
             running[job.instance_id] += 1
             ready = idle[job.session_id, job.version_id]
             plan.decisions.append(Give(job, sessions[job.session_id], ready.pop(0) if ready else None))
-        given = {decision.job.id for decision in plan.decisions if isinstance(decision, Give)}
-        left = (job for job in queue if job.worker_id is None and not job.cancelled and job.id not in given)
-        plan.waiting.update((job.session_id, backend) for job in left)
+        left = {job.id for job in given}
+        plan.waiting.update((job.session_id, backend) for job in queue.waiting if job.id not in left)
     return plan
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a job stands that waits."""
+
+    job: Job
+    position: int
+    """In the order in which jobs would begin if nobody else came, from 1."""
+    waits_for: str
+    """What has to happen before it begins, in words for its owner."""
+
+
+def line(picture: Picture, backend: str) -> list[Place]:
+    """Who waits for a backend, in the order in which they would begin if nobody else came."""
+    sessions = {session.id: session for session in picture.sessions}
+    of_backend = [
+        job for job in picture.jobs if job.session_id in sessions and sessions[job.session_id].backend == backend
+    ]
+    queue = _Queue.of(picture, backend, of_backend)
+    running = Counter(job.instance_id for job in picture.jobs if job.worker_id is not None)
+    order = [*queue.in_order(), *sorted(queue.later, key=lambda job: (job.not_before, job.id))]
+    places, dedicated_before = [], False
+    for position, job in enumerate(order, 1):
+        session = sessions[job.session_id]
+        most = picture.most.get(job.instance_id)
+        limit = most if most is not None and running[job.instance_id] >= most else None
+        places.append(Place(job, position, queue.waits_for(job, session, limit, dedicated_before)))
+        dedicated_before |= session.mode is SessionMode.DEDICATED
+    return places
 
 
 def _end_session(plan: Plan, now: datetime, session: Session, jobs: Sequence[Job]) -> None:
@@ -198,68 +239,131 @@ def _end_session(plan: Plan, now: datetime, session: Session, jobs: Sequence[Job
         plan.look_again(idle_until)
 
 
-def _arrival(job: Job) -> str:
-    """Ids are ordered by time."""
-    return job.id
+@dataclass(slots=True)
+class _Queue:
+    """One backend's jobs at one moment."""
 
-
-def _shares(used: Mapping[tuple[str, str], float], backend: str, queue: Sequence[Job]) -> dict[str, float]:
+    backend: str
+    places: int
+    running: list[Job]
+    ready: list[Job]
+    """Those that wait for nothing but a place."""
+    later: list[Job]
+    """Attempts that wait for their time."""
+    owner: Session | None
+    """The dedicated session that has the backend."""
+    used: dict[str, float]
     """What each instance has used of the backend, those jobs with it that run now."""
-    shares = {job.instance_id: used.get((job.instance_id, backend), 0.0) for job in queue}
-    for job in queue:
-        if job.worker_id is not None:
-            shares[job.instance_id] += EXPECTED
-    return shares
+    limits: Mapping[str, int]
+    now: datetime
 
+    @classmethod
+    def of(cls, picture: Picture, backend: str, jobs: Sequence[Job]) -> _Queue:
+        holders = (one for one in picture.sessions if one.backend == backend and one.started is not None)
+        used = {job.instance_id: picture.shares.get((job.instance_id, backend), 0.0) for job in jobs}
+        queue = cls(
+            backend,
+            picture.parallelism.get(backend, 0),
+            [job for job in jobs if job.worker_id is not None],
+            [],
+            [],
+            next((one for one in holders if one.mode is SessionMode.DEDICATED), None),
+            used,
+            picture.most,
+            picture.now,
+        )
+        for job in jobs:
+            if job.worker_id is not None:
+                used[job.instance_id] += EXPECTED
+            elif not job.cancelled:
+                waits = job.not_before is not None and job.not_before > picture.now
+                (queue.later if waits else queue.ready).append(job)
+        return queue
 
-def _fairly(runnable: Sequence[Job], shares: dict[str, float], room: dict[str, int]) -> Iterator[Job]:
-    """The jobs, each time the first of the instance that has used least, counting what was handed out meanwhile; of
-    each instance as many as it has room for."""
-    queues: dict[str, deque[Job]] = {}
-    for job in runnable:
-        queue = queues.setdefault(job.instance_id, deque())
-        if len(queue) < room[job.instance_id]:
-            queue.append(job)
-    queues = {instance_id: queue for instance_id, queue in queues.items() if queue}
-    while queues:
-        instance_id = min(queues, key=lambda one: (shares[one], queues[one][0].id))
-        yield queues[instance_id].popleft()
-        shares[instance_id] += EXPECTED
-        if not queues[instance_id]:
-            del queues[instance_id]
+    @property
+    def waiting(self) -> list[Job]:
+        return self.ready + self.later
 
+    def next(self, sessions: Mapping[str, Session], running: Mapping[str, int]) -> list[Job]:
+        """The jobs that begin now. `running` is how many jobs of each instance run, on whichever backend."""
+        taken = len(self.running)
+        if self.owner is not None:
+            # Jobs of others that began before the owner did are not there: it waited for their end.
+            own = (job for job in self.in_order() if job.session_id == self._owner_id)
+            return [job for job in islice(own, 1) if taken == 0 and self._room(job, running) > 0]
+        chosen: list[Job] = []
+        began: Counter[str] = Counter()
+        for job in self.in_order():
+            if self._room(job, running) <= began[job.instance_id]:
+                continue
+            if sessions[job.session_id].mode is SessionMode.DEDICATED:
+                if taken == 0 and self.places > 0:
+                    chosen.append(job)
+                break
+            if taken >= self.places:
+                break
+            taken += 1
+            began[job.instance_id] += 1
+            chosen.append(job)
+        return chosen
 
-def _next(
-    plan: Plan,
-    now: datetime,
-    queue: Sequence[Job],
-    sessions: Mapping[str, Session],
-    holders: Sequence[Session],
-    places: int,
-    shares: dict[str, float],
-    room: dict[str, int],
-) -> Iterable[Job]:
-    """The jobs of one backend that begin now."""
-    taken = sum(job.worker_id is not None for job in queue)
-    waiting = [job for job in queue if job.worker_id is None and not job.cancelled]
-    for job in waiting:
-        if job.not_before is not None and job.not_before > now:
-            plan.look_again(job.not_before)
-    runnable = sorted((job for job in waiting if job.not_before is None or job.not_before <= now), key=_arrival)
+    def in_order(self) -> Iterator[Job]:
+        """Those that are ready, each time the first of the instance that has used least, counting what was handed out
+        meanwhile; higher levels first. The owner's before all."""
+        levels = self._levels()
+        ordered = sorted(self.ready, key=lambda job: (job.session_id != self._owner_id, -levels[job.id], job.id))
+        own = [job for job in ordered if job.session_id == self._owner_id]
+        yield from own
+        queues: dict[str, deque[Job]] = {}
+        for job in ordered[len(own) :]:
+            queues.setdefault(job.instance_id, deque()).append(job)
+        shares = dict(self.used)
 
-    owner = next((one for one in holders if one.mode is SessionMode.DEDICATED), None)
-    if owner is not None:
-        own = [job for job in runnable if job.session_id == owner.id]
-        # Jobs of others that began before the owner did are not there: it waited for their end.
-        return own[:1] if taken == 0 else []
-    chosen: list[Job] = []
-    for job in _fairly(runnable, shares, room):
-        if sessions[job.session_id].mode is SessionMode.DEDICATED:
-            if taken == 0 and places > 0:
-                chosen.append(job)
-            break
-        if taken >= places:
-            break
-        taken += 1
-        chosen.append(job)
-    return chosen
+        def rank(instance_id: str) -> tuple[int, float, str]:
+            first = queues[instance_id][0]
+            return -levels[first.id], shares[instance_id], first.id
+
+        while queues:
+            instance_id = min(queues, key=rank)
+            yield queues[instance_id].popleft()
+            shares[instance_id] += EXPECTED
+            if not queues[instance_id]:
+                del queues[instance_id]
+
+    def waits_for(self, job: Job, session: Session, limit: int | None, dedicated_before: bool) -> str:
+        """In words, why a job of this queue does not begin. `limit` is its instance's where that is reached."""
+        if not self.places:
+            return f"the backend {self.backend!r}, which is not offered any more"
+        if job.not_before is not None and job.not_before > self.now:
+            return f"its next attempt, at {job.not_before:%Y-%m-%d %H:%M:%S} UTC"
+        if self.owner is not None and self.owner.id != session.id:
+            whose = "another" if self.owner.instance_id == session.instance_id else "somebody else's"
+            assert self.owner.started is not None
+            end = self.owner.started + timedelta(seconds=self.owner.max_ttl)
+            return f"{whose} dedicated session, which has the backend until {end:%Y-%m-%d %H:%M:%S} UTC at the latest"
+        if limit is not None:
+            return f"a job of its instance to end: {limit} may run at a time"
+        if self.owner is not None:
+            return "the job before it: a dedicated session runs one at a time"
+        if dedicated_before:
+            return "a dedicated session, which comes before it"
+        if session.mode is SessionMode.DEDICATED and self.running:
+            return "the end of what runs now: its session is dedicated, and wants the backend alone"
+        if len(self.running) >= self.places:
+            return f"a place: {self.places} may run at a time"
+        return "nothing: it is about to begin"
+
+    @property
+    def _owner_id(self) -> str | None:
+        return None if self.owner is None else self.owner.id
+
+    def _room(self, job: Job, running: Mapping[str, int]) -> int:
+        return self.limits.get(job.instance_id, maxsize) - running.get(job.instance_id, 0)
+
+    def _levels(self) -> dict[str, int]:
+        """The highest priority here that a job's own, and its waiting, come up to."""
+        present = sorted({job.priority for job in self.ready}, reverse=True)
+        return {job.id: next(one for one in present if one <= job.priority + self._waited(job)) for job in self.ready}
+
+    def _waited(self, job: Job) -> float:
+        return 0.0 if job.created is None else max(0.0, (self.now - job.created).total_seconds()) / PATIENCE
