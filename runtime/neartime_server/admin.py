@@ -1,4 +1,4 @@
-"""`neartime admin instance|user|token create|list|end`: on the store itself, so that it works without a server too.
+"""`neartime admin instance|user|token ...`: on the store itself, so that it works without a server too.
 
 A user is a name within an instance that tokens carry. A token is shown when it is made, and never again.
 A token that was ended is refused by a running server within three seconds.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import asdict, fields, replace
 from datetime import datetime, timedelta
 
 from neartime_server.bus import Keys
@@ -15,7 +16,7 @@ from neartime_server.errors import AdminError
 from neartime_server.settings import Settings
 from neartime_server.store import Store, instances, tokens
 from neartime_server.store.engine import utc, utc_now
-from neartime_server.store.instances import Instance
+from neartime_server.store.instances import NO_LIMIT, Instance, Limits
 from neartime_server.store.tokens import Role
 
 
@@ -38,6 +39,12 @@ class Admin:
         """Gives it another part of busy backends."""
         found = self._instance(name)
         self._store.transact(lambda connection: instances.weigh(connection, found.id, weight))
+
+    def limit_instance(self, name: str, changes: dict[str, int | None]) -> None:
+        """Changes some of its own limits, by their names in `Limits`; None is what the server's settings say."""
+        found = self._instance(name)
+        limits = replace(found.limits, **changes)
+        self._store.transact(lambda connection: instances.limit(connection, found.id, limits))
 
     def instances(self, *, ended: bool = False) -> list[Instance]:
         return self._store.transact(lambda connection: instances.page(connection, ended=ended))
@@ -95,6 +102,11 @@ def main(arguments: list[str]) -> int:
                 print(admin.create_instance(options.name, options.weight))
             case "instance", "weigh":
                 admin.weigh_instance(options.name, options.weight)
+            case "instance", "limit":
+                changes = {name: getattr(options, name) for name in _LIMITS if name in options}
+                if not changes:
+                    raise AdminError(f"name a limit: {', '.join(map(_option, _LIMITS))}")
+                admin.limit_instance(options.name, changes)
             case "instance", "end":
                 admin.end_instance(options.name)
             case "instance", _:
@@ -103,6 +115,7 @@ def main(arguments: list[str]) -> int:
                         "id": one.id,
                         "name": one.name,
                         "weight": f"{one.weight:g}",
+                        "limits": _limits(one.limits),
                         "created": _time(one.created),
                         "ended": _time(one.ended),
                     }
@@ -150,6 +163,16 @@ def _parser() -> argparse.ArgumentParser:
         if verb != "end":
             weight = "its part of a busy backend, beside others' (1)"
             made.add_argument("--weight", type=_weight, default=1.0, required=verb == "weigh", help=weight)
+    limit = instance.add_parser("limit", help="limits of its own, in place of the server's settings")
+    limit.add_argument("name")
+    for one in _LIMITS:
+        limit.add_argument(
+            _option(one),
+            type=_limit,
+            default=argparse.SUPPRESS,
+            metavar="N",
+            help="a number; none; or default, what the settings say",
+        )
     _listing(instance.add_parser("list"))
     for noun in ("user", "token"):
         verbs = nouns.add_parser(noun).add_subparsers(dest="verb", required=True)
@@ -167,6 +190,28 @@ def _parser() -> argparse.ArgumentParser:
         else:
             end.add_argument("id", help="of the token, as list shows it")
     return parser
+
+
+_LIMITS = [one.name for one in fields(Limits)]
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _limit(text: str) -> int | None:
+    if text == "default":
+        return None
+    if text == "none":
+        return NO_LIMIT
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number, nor none, nor default")
+    return int(text)
+
+
+def _limits(limits: Limits) -> str | None:
+    own = {name: value for name, value in asdict(limits).items() if value is not None}
+    return " ".join(f"{name}={'none' if value == NO_LIMIT else value}" for name, value in own.items()) or None
 
 
 def _weight(text: str) -> float:
@@ -190,5 +235,7 @@ def _table(rows: list[dict[str, str | None]], as_json: bool) -> None:
     if as_json:
         print(json.dumps(rows))
         return
-    for row in rows:
-        print("\t".join(value or "-" for value in row.values()))
+    lines = [list(row) for row in rows[:1]] + [[value or "-" for value in row.values()] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())

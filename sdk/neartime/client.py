@@ -16,7 +16,7 @@ import httpx
 from neartime import config
 from neartime.backends import RuntimeBackend
 from neartime.connection import Connection
-from neartime.contract.jobs import JobPage, JobStatus
+from neartime.contract.jobs import JobPage, JobStatus, QueueEntry, QueuePage
 from neartime.contract.programs import ProgramPage, ProgramView
 from neartime.contract.sessions import SessionPage, SessionView
 from neartime.decoders import as_decodes
@@ -375,8 +375,38 @@ class RuntimeService:
             raise LookupError("no backend fits; service.backends() lists those there are")
         return min(fitting, key=lambda backend: backend.pending_jobs / backend.parallelism)
 
+    def queue(self, backend: Any = None, *, every_instance: bool = False) -> list[QueueEntry]:
+        """What runs and what waits: by backend, what runs, then what waits in the order in which it would begin now.
+
+        Args:
+            backend: of this one alone, an object or a name.
+            every_instance: those of all instances, not of one's own alone; for operators.
+
+        Raises:
+            NotFound: there is no such backend.
+            Unauthorized: `every_instance`, and the token is no operator's.
+        """
+        query = {"backend": backend_name(backend), "every_instance": every_instance or None}
+        page = self._connection().json("GET", "/queue", query=query)
+        return QueuePage.model_validate(page).jobs
+
+    def prioritize(self, job_id: str, priority: int) -> None:
+        """Lets a job that waits, of whichever instance, go before those of a lower priority; for operators.
+
+        Args:
+            job_id: id of the job; `queue(every_instance=True)` shows it.
+            priority: -1000 to 1000, 0 at first. A minute of waiting makes up for one, so that nobody waits for ever.
+
+        Raises:
+            NotFound: there is no such job.
+            Unauthorized: the token is no operator's.
+            Conflict: the job runs already, or has ended.
+        """
+        self._connection().json("PUT", f"/queue/{segment(job_id)}/priority", {"priority": priority})
+
     def usage(self) -> dict[str, Any]:
-        """What the instance has used."""
+        """What the instance has used, and its limits: `usage`, `jobs` by status, and `limits` by name, each with
+        `limit` (None is none) and `used`. Times in seconds."""
         answer: dict[str, Any] = self._connection().json("GET", "/instances/usage")
         return answer
 

@@ -37,6 +37,14 @@ def test_an_instance_and_its_token_made_by_command_work_at_once(server: Server) 
     again = _admin(server, "instance", "create", "commanded")
     assert again.returncode == 1
     assert "choose another name" in again.stderr
+    limited = ["instance", "limit", "commanded"]
+    assert _admin(server, *limited, "--live-jobs", "3", "--open-sessions", "none").returncode == 0
+    assert "live_jobs=3 open_sessions=none" in _admin(server, "instance", "list").stdout
+    assert _admin(server, *limited, "--live-jobs", "default").returncode == 0
+    listed = json.loads(_admin(server, "instance", "list", "--json").stdout)
+    assert next(one["limits"] for one in listed if one["name"] == "commanded") == "open_sessions=none"
+    assert "name a limit: --running-jobs" in _admin(server, *limited).stderr
+    assert "neither a number" in _admin(server, *limited, "--live-jobs", "few").stderr
     assert _admin(server, "instance", "end", "commanded").returncode == 0
 
 

@@ -129,6 +129,13 @@ def test_the_queue_shows_what_runs_and_what_waits_in_its_order(neartime: Neartim
     rows = [line.split() for line in neartime("queue", "--backend", "generic_5q").stdout.splitlines()[1:]]
     assert [row[2] for row in rows] == [first, second, third]
     assert [row[1] for row in rows][1:] == ["1", "2"]
+    assert neartime("job", "prioritize", third, "5").returncode == 0
+    assert [one["id"] for one in json.loads(neartime("queue", "--all", "--json").stdout)][:3] == [first, third, second]
+    assert neartime("job", "prioritize", third, "0").returncode == 0
+    shown = neartime("session", "show", session).stdout
+    assert "has backend" in shown
+    assert first in shown
+    assert "another dedicated session" in neartime("job", "show", second).stdout
     told = json.loads(neartime("queue", "--backend", "generic_5q", "--json").stdout)
     assert [one["id"] for one in told] == [first, second, third]
     assert neartime("session", "cancel", session).returncode == 0

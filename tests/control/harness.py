@@ -61,7 +61,7 @@ class Plane:
     async def job(self, job_id: str) -> JobView:
         view = await self.store.read(lambda connection: jobs.view(connection, self.instance, job_id))
         assert view is not None
-        return view
+        return (await self.control.line.placed([view]))[0]
 
     async def session(self, session_id: str) -> SessionView:
         view = await self.store.read(lambda connection: sessions.view(connection, self.instance, session_id))

@@ -11,6 +11,8 @@ from control.harness import Plane
 from neartime.contract.jobs import JobStatus
 from neartime.contract.sessions import SessionMode
 from neartime_server.errors import Refused
+from neartime_server.store import instances
+from neartime_server.store.instances import NO_LIMIT, Limits
 
 
 async def limited(plane: Plane, **limits: Any) -> None:
@@ -49,6 +51,37 @@ async def test_an_instance_that_has_used_its_seconds_is_told_when_it_may_go_on(p
     with pytest.raises(Refused, match="ran for 1 s within a day") as caught:
         await plane.submit({})
     assert "UTC" in str(caught.value.problems[0].solution)
+
+
+async def test_an_instances_own_limits_go_before_the_servers(plane: Plane) -> None:
+    await limited(plane, limit_live_jobs=1, limit_open_sessions=1)
+
+    async def own(**limits: int | None) -> None:
+        await plane.store.run(lambda connection: instances.limit(connection, plane.instance, Limits(**limits)))
+
+    await own(live_jobs=2, open_sessions=NO_LIMIT)
+    held = [await plane.submit({"wait": True}) for _ in range(2)]
+    with pytest.raises(Refused, match="and 2 may"):
+        await plane.submit({})
+    await plane.open()
+    await plane.open()
+    await own()
+    with pytest.raises(Refused, match="2 sessions of this instance are open, and 1 may be"):
+        await plane.open()
+    for job_id in held:
+        await plane.control.cancel(plane.instance, job_id)
+        await plane.until(job_id)
+
+
+async def test_an_instance_may_be_kept_to_one_running_job(plane: Plane) -> None:
+    limits = Limits(running_jobs=1)
+    await plane.store.run(lambda connection: instances.limit(connection, plane.instance, limits))
+    first = await plane.submit({"wait": True})
+    await plane.until(first, JobStatus.RUNNING)
+    second = await plane.submit({}, backend="single")
+    assert (await plane.job(second)).waits_for == "a job of its instance to end: 1 may run at a time"
+    await plane.store.run(lambda connection: instances.limit(connection, plane.instance, Limits()))
+    assert (await plane.until(second)).status is JobStatus.COMPLETED
 
 
 async def test_no_more_jobs_of_an_instance_run_than_may_and_the_others_wait(plane: Plane) -> None:

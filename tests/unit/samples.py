@@ -74,7 +74,22 @@ job = jobs.JobView(
     attempt=2,
     interims=7,
     sequence=99,
+    priority=5,
     position=1,
+    waits_for="a place: 1 may run at a time",
+)
+entry = jobs.QueueEntry(
+    id=ID,
+    instance="chemistry",
+    backend="aer",
+    program="vqe",
+    session_id=OTHER,
+    status=jobs.JobStatus.QUEUED,
+    priority=5,
+    position=1,
+    waits_for="a place: 1 may run at a time",
+    created=TIME,
+    started=TIME,
 )
 session = sessions.SessionView(
     id=OTHER,
@@ -89,6 +104,7 @@ session = sessions.SessionView(
     closed=TIME,
     reason="idle for 300 s",
     usage=usage,
+    last_activity=TIME,
     jobs=2,
 )
 status = backends.BackendStatus(
@@ -160,6 +176,9 @@ SAMPLES: list[BaseModel] = [
     job.program,
     job,
     jobs.JobPage(jobs=[job], count=1, limit=10, offset=0),
+    entry,
+    jobs.QueuePage(jobs=[entry]),
+    jobs.Priority(priority=5),
     jobs.JobMetrics(
         timestamps={"created": TIME, "started": TIME, "running": TIME, "finished": None},
         usage=usage,

@@ -9,7 +9,7 @@ from starlette.types import Lifespan
 
 from neartime import __version__
 from neartime.contract.jobs import JobRequest
-from neartime_server.api import backends, events, jobs, operations, problems, programs, sessions, streams
+from neartime_server.api import backends, events, jobs, operations, problems, programs, queue, sessions, streams
 
 PREFIX: Final = "/api/v1"
 _MODELS: Final = "#/components/schemas/{model}"
@@ -34,6 +34,7 @@ def create(lifespan: Lifespan[FastAPI]) -> FastAPI:
         events.router,
         sessions.router,
         backends.router,
+        queue.router,
         streams.router,
         operations.usage_router,
     ):

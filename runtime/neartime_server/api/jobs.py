@@ -142,6 +142,7 @@ async def index(
             ascending=sort == "ASC",
         )
     )
+    page.jobs = await here.control.line.placed(page.jobs)
     return Response(page.model_dump_json(), media_type=JSON)
 
 
@@ -157,7 +158,8 @@ async def show(job_id: str, here: Here, caller: Caller, exclude_params: bool = F
     found = await here.store.read(read)
     if found is None:
         raise _no_job(job_id)
-    text = found[0].model_dump_json().encode()
+    (view,) = await here.control.line.placed([found[0]])
+    text = view.model_dump_json().encode()
     if exclude_params:
         return Response(text, media_type=JSON)
     info, chunks = await blobs.open_blob(here.store, found[1])
@@ -239,10 +241,11 @@ async def logs(job_id: str, here: Here, caller: Caller, format: Literal["text", 
 @router.get("/{job_id}/metrics", response_model=JobMetrics, dependencies=[Reflected])
 async def metrics(job_id: str, here: Here, caller: Caller) -> Response:
     """When a job was created, started and finished, and what it used."""
-    found = await here.store.read(lambda connection: jobs.metrics(connection, caller.instance_id, job_id))
+    found = await here.store.read(lambda connection: jobs.view(connection, caller.instance_id, job_id))
     if found is None:
         raise _no_job(job_id)
-    return Response(found.model_dump_json(), media_type=JSON)
+    (view,) = await here.control.line.placed([found])
+    return Response(jobs.metrics(view).model_dump_json(), media_type=JSON)
 
 
 @router.put("/{job_id}/tags", status_code=204)

@@ -17,6 +17,14 @@ usage_router = APIRouter(prefix="/instances", tags=["usage"])
 router = APIRouter(tags=["operations"])
 
 
+class LimitView(BaseModel):
+    """A limit of an instance, and where it stands."""
+
+    limit: int | None
+    """None is no limit."""
+    used: float
+
+
 class InstanceUsage(BaseModel):
     """The body of GET /instances/usage: what the caller's instance has used since it began."""
 
@@ -24,6 +32,8 @@ class InstanceUsage(BaseModel):
     usage: Usage
     jobs: dict[JobStatus, int]
     """How many jobs are in each status."""
+    limits: dict[str, LimitView]
+    """running_jobs, live_jobs, open_sessions, and seconds_per_day of the last 24 hours."""
 
 
 class Health(BaseModel):
@@ -32,7 +42,7 @@ class Health(BaseModel):
 
 @usage_router.get("/usage", response_model=InstanceUsage)
 async def usage(here: Here, caller: Caller) -> Response:
-    """Seconds used and jobs run by the caller's instance."""
+    """Seconds used and jobs run by the caller's instance, and its limits."""
 
     def read(connection: Connection) -> InstanceUsage:
         rows = connection.execute(
@@ -47,7 +57,11 @@ async def usage(here: Here, caller: Caller) -> Response:
         ).all()
         used = Usage(seconds=sum(row.seconds for row in rows), quantum_seconds=sum(row.quantum_seconds for row in rows))
         counts = {JobStatus(row.status): row[1] for row in rows}
-        return InstanceUsage(instance=caller.instance_id, usage=used, jobs=counts)
+        limits = {
+            name: LimitView(limit=limit, used=now)
+            for name, (limit, now) in here.control.limits(connection, caller.instance_id).items()
+        }
+        return InstanceUsage(instance=caller.instance_id, usage=used, jobs=counts, limits=limits)
 
     return Response((await here.store.read(read)).model_dump_json(), media_type=JSON)
 

@@ -92,14 +92,19 @@ Here = Annotated[Services, Depends(_services)]
 Caller = Annotated[Principal, Depends(_caller)]
 
 
-async def _operator(caller: Caller) -> Principal:
+def operators_alone(caller: Principal) -> None:
+    """Raises Refused (403) where the caller is no operator."""
     if caller.role is not Role.OPERATOR:
         raise Refused.of(
             403,
             ErrorCode.FORBIDDEN,
             "this is for operators, and the token is a user's",
-            solution="make one with: neartime admin token create --role operator",
+            solution="make one with: neartime admin token create NAME --instance INSTANCE --role operator",
         )
+
+
+async def _operator(caller: Caller) -> Principal:
+    operators_alone(caller)
     return caller
 
 

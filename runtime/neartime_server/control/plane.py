@@ -28,6 +28,7 @@ from neartime_server.control.archive import Archive
 from neartime_server.control.fleet import Assignment
 from neartime_server.control.leadership import Leadership
 from neartime_server.control.lifecycle import MAX_RESUMES
+from neartime_server.control.line import Line
 from neartime_server.control.patience import end
 from neartime_server.control.reconciler import Reconciler
 from neartime_server.control.reign import Reign
@@ -35,8 +36,9 @@ from neartime_server.control.workers import Workers
 from neartime_server.errors import Refused, ServerError
 from neartime_server.executors import Executor
 from neartime_server.settings import Settings
-from neartime_server.store import Store, blobs, jobs, positions, sessions
+from neartime_server.store import Store, blobs, instances, jobs, positions, sessions
 from neartime_server.store.engine import utc_now
+from neartime_server.store.instances import Limits
 from neartime_server.store.programs import Version
 
 log = logging.getLogger(__name__)
@@ -67,7 +69,10 @@ class Control:
         self._environments, self._backends, self._keys = environments, backends, keys
         self._leadership = Leadership(store, self._reign)
         self._archive = Archive(store, bus)
+        self._defaults = limits.defaults(settings)
         self._acting: Reign | None = None
+        self.line = Line(store, backends, self._defaults)
+        """Where waiting jobs stand."""
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def start(self) -> None:
@@ -131,7 +136,8 @@ class Control:
 
         def work(connection: Connection) -> tuple[JobAccepted, bool, str]:
             where, at_once = backend, False
-            limits.check_job(connection, self._settings, instance_id)
+            own = self._limits(connection, instance_id)
+            limits.check_job(connection, own, instance_id)
             if lone:
                 attempts = MAX_RESUMES if version.manifest.checkpoints else request.max_attempts
                 sessions.add(
@@ -145,7 +151,7 @@ class Control:
                 at_once = (
                     worker is not None
                     and row.state == SessionState.ACTIVE.value
-                    and limits.may_run(connection, self._settings, instance_id)
+                    and limits.may_run(connection, own, instance_id)
                     and self._leadership.holds(connection)
                 )
             digest = blobs.put(connection, params) if isinstance(params, bytes) else blobs.keep(connection, params)
@@ -195,6 +201,13 @@ class Control:
             acting.reconciler.wake()
         return accepted
 
+    def limits(self, connection: Connection, instance_id: str) -> dict[str, tuple[int | None, float]]:
+        """An instance's limits by name, each with what it has of that now."""
+        return limits.standing(connection, self._limits(connection, instance_id), instance_id)
+
+    def _limits(self, connection: Connection, instance_id: str) -> Limits:
+        return instances.limits(connection, instance_id).over(self._defaults)
+
     @staticmethod
     def _time_limit(request: JobRequest, version: Version) -> int:
         most = version.manifest.max_execution_time
@@ -240,6 +253,23 @@ class Control:
             jobs.ask_cancel(connection, ReasonCode.CANCELLED_BY_USER, "cancelled by the user", job_id=job_id)
 
         await self._store.run(work)
+        self.wake()
+
+    async def prioritize(self, job_id: str, priority: int) -> None:
+        """Let a job that waits, of whichever instance, go before others of a lower priority, or after.
+
+        Raises:
+            Refused: 404, there is no such job; 409, it runs, or has ended.
+        """
+        row = _found(await self._store.run(lambda connection: jobs.prioritize(connection, job_id, priority)), job_id)
+        status = JobStatus(row.status)
+        if row.worker_id is not None or status is not JobStatus.QUEUED:
+            code, what = (
+                (ErrorCode.JOB_FINISHED, f"has ended: {row.status}")
+                if status.final
+                else (ErrorCode.JOB_STARTED, "waits no more: a worker has it")
+            )
+            raise Refused.of(409, code, f"the job {job_id!r} {what}")
         self.wake()
 
     async def delete(self, instance_id: str, job_id: str) -> None:
@@ -293,7 +323,7 @@ class Control:
         session_id = new_id()
 
         def work(connection: Connection) -> SessionView:
-            limits.check_session(connection, self._settings, instance_id)
+            limits.check_session(connection, self._limits(connection, instance_id), instance_id)
             sessions.add(
                 connection, session_id, instance_id, backend, request.mode, request.max_ttl or most,
                 request.interactive_ttl or self._settings.session_interactive_ttl,
@@ -430,9 +460,8 @@ class Control:
             self._leadership.guard, self.wake,
         )  # fmt: skip
         projected = partial(self.projected, timeout=LAST_WORDS)
-        most = self._settings.limit_running_jobs
         reconciler = Reconciler(
-            self._store, self._bus, self._backends, workers, self._leadership.guard, projected, most
+            self._store, self._bus, self._backends, workers, self._leadership.guard, projected, self._defaults
         )
         self._acting = Reign(self._settings, self._store, self._bus, workers, reconciler, self._leadership.guard)
         try:

@@ -10,7 +10,6 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from datetime import datetime
 from typing import Any, Final
 
 from sqlalchemy import Connection, Row
@@ -22,10 +21,12 @@ from neartime_server.backends import Backends
 from neartime_server.bus import Bus
 from neartime_server.control import closing, lifecycle, schedule
 from neartime_server.control.patience import PAUSES, LeaseLost, end
+from neartime_server.control.picture import View, look, picture
 from neartime_server.control.workers import Workers, read_assignment
 from neartime_server.errors import ServerError, StoreUnavailable
 from neartime_server.store import Store, jobs, sessions, shares, workers
 from neartime_server.store.engine import utc_now
+from neartime_server.store.instances import Limits
 from neartime_server.store.workers import WorkerState
 
 log = logging.getLogger(__name__)
@@ -39,23 +40,17 @@ SAID: Final = 5.0
 
 
 @dataclass(slots=True)
-class _View:
-    """What the store says, at one moment."""
-
-    now: datetime
-    sessions: list[Row[Any]]
-    jobs: list[Row[Any]]
+class _View(View):
     workers: dict[str, Row[Any]]
     """Those that are not gone."""
     gone: dict[str, Row[Any]]
     """Those that are gone and whose job has not ended."""
-    shares: dict[tuple[str, str], float]
 
 
 class Reconciler:
     """`guard` raises in a transaction where another server has taken over; `projected` (instance id, sequence) returns
     when the store reflects the instance's JOBS stream up to there;
-    `most` is how many jobs of an instance may run at a time."""
+    `defaults` are the limits of an instance that has none of its own."""
 
     def __init__(
         self,
@@ -65,11 +60,11 @@ class Reconciler:
         fleet: Workers,
         guard: Callable[[Connection], None],
         projected: Callable[[str, int], Awaitable[None]],
-        most: int | None = None,
+        defaults: Limits,
     ) -> None:
         self._store, self._bus, self._backends = store, bus, backends
         self._workers, self._guard, self._projected = fleet, guard, projected
-        self._most = most
+        self._defaults = defaults
         self._awake = asyncio.Event()
         self._settling: dict[str, asyncio.Task[None]] = {}
         self._said: dict[str, float] = {}
@@ -114,7 +109,7 @@ class Reconciler:
     async def look(self) -> bool:
         """One comparison of what should be with what is. Whether anything had to be done about the queue."""
         self._workers.fleet.looking()
-        view = await self._store.read(_view)
+        view = await self._store.read(lambda connection: _view(connection, self._defaults))
         await self._workers.tend(view.workers, {row.id: row.backend for row in view.sessions})
         now = asyncio.get_running_loop().time()
         self._said = {key: at for key, at in self._said.items() if now - at < SAID}
@@ -242,35 +237,14 @@ class Reconciler:
 
     def _picture(self, view: _View) -> schedule.Picture:
         fleet = self._workers.fleet
-        parallelism = {name: self._backends.get(name).parallelism for name in self._backends.names()}
-        fleet.parallelism = parallelism
+        fleet.parallelism = {name: self._backends.get(name).parallelism for name in self._backends.names()}
         open_sessions = {row.id for row in view.sessions}
-        return schedule.Picture(
-            now=view.now,
-            parallelism=parallelism,
-            sessions=[
-                schedule.Session(
-                    row.id, row.instance_id, row.backend, SessionMode(row.mode),
-                    row.state == SessionState.DRAINING.value, row.started, row.last_activity,
-                    row.max_ttl, row.interactive_ttl,
-                )
-                for row in view.sessions
-            ],
-            jobs=[
-                schedule.Job(
-                    row.id, row.instance_id, row.session_id, row.version_id, row.worker_id, row.not_before,
-                    row.cancel_code is not None,
-                )
-                for row in view.jobs
-            ],
-            workers=[
-                schedule.Worker(worker.id, worker.session_id, worker.version_id)
-                for worker in fleet.workers.values()
-                if worker.idle or (worker.session_id not in open_sessions and worker.state is not WorkerState.STOPPING)
-            ],
-            shares=view.shares,
-            most=self._most,
-        )  # fmt: skip
+        workers = [
+            schedule.Worker(worker.id, worker.session_id, worker.version_id)
+            for worker in fleet.workers.values()
+            if worker.idle or (worker.session_id not in open_sessions and worker.state is not WorkerState.STOPPING)
+        ]
+        return picture(view, fleet.parallelism, workers)
 
     async def _carry_out(self, decision: schedule.Decision) -> None:
         match decision:
@@ -329,9 +303,9 @@ async def _alone(what: str, work: Coroutine[Any, Any, None]) -> None:
         log.warning("%s is left for the next look: %s", what, error)
 
 
-def _view(connection: Connection) -> _View:
-    rows = jobs.live(connection)
+def _view(connection: Connection, defaults: Limits) -> _View:
+    view = look(connection, defaults)
     here = {row.id: row for row in workers.live(connection)}
-    missing = {row.worker_id for row in rows if row.worker_id is not None} - here.keys()
+    missing = {row.worker_id for row in view.jobs if row.worker_id is not None} - here.keys()
     gone = workers.by_id(connection, missing) if missing else {}
-    return _View(utc_now(), sessions.live(connection), rows, here, gone, shares.read(connection, schedule.decayed))
+    return _View(view.now, view.sessions, view.jobs, view.shares, view.most, here, gone)

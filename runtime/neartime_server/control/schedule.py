@@ -9,8 +9,8 @@ Nobody overtakes a dedicated session that waits at the head of the queue.
 An operator may give a job a priority. A higher one goes first, whatever the shares; but each minute of waiting makes up
 for one level, so that a job of priority 0 is overtaken by one of priority 30 for half an hour at most.
 
-Nobody starves: who waits uses nothing, so its share sinks, while the share of whoever is served before it rises; and who
-waits long enough is as high as anybody.
+Nobody starves: who waits uses nothing, so its share sinks, while the share of whoever is served before it rises; and
+who waits long enough is as high as anybody.
 
 A session gets the backend with its first job, not when it is opened: what runs nothing holds nothing.
 """

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, exists, insert, or_, select, update
+from sqlalchemy import Connection, Row, bindparam, exists, insert, or_, select, update
 
 from neartime.contract.ids import new_id
 from neartime.contract.jobs import ReasonCode
@@ -21,6 +21,33 @@ LOCAL = "local"
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 
 
+NO_LIMIT = -1
+"""In place of a limit: there is none, whatever the server's settings say."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an instance may have at a time, or use in a day. None where nothing is said; NO_LIMIT for none."""
+
+    running_jobs: int | None = None
+    """Jobs that run at a time; others wait."""
+    live_jobs: int | None = None
+    """Jobs that wait or run; another one is refused."""
+    open_sessions: int | None = None
+    """Sessions that take jobs; another one is refused."""
+    seconds_per_day: int | None = None
+    """Seconds that its jobs ran within the last 24 hours, from which on another one is refused."""
+
+    def over(self, others: Limits) -> Limits:
+        """These limits, and where they say nothing the others; None then stands for none."""
+        chosen = {}
+        for one in fields(Limits):
+            own = getattr(self, one.name)
+            value = getattr(others, one.name) if own is None else own
+            chosen[one.name] = None if value == NO_LIMIT else value
+        return Limits(**chosen)
+
+
 @dataclass(frozen=True)
 class Instance:
     id: str
@@ -29,6 +56,8 @@ class Instance:
     ended: datetime | None
     weight: float
     """Its part of a busy backend, beside those of others."""
+    limits: Limits
+    """Its own; what they leave out is as the server's settings say."""
 
 
 def create(connection: Connection, name: str, weight: float = 1.0) -> str:
@@ -53,23 +82,44 @@ def ensure(connection: Connection, name: str) -> str:
 
 
 def by_name(connection: Connection, name: str) -> Instance | None:
-    return _instance(connection.execute(select(instances).where(instances.c.name == name)).one_or_none())
+    row = connection.execute(select(instances).where(instances.c.name == name)).one_or_none()
+    return None if row is None else _instance(row)
 
 
 def by_id(connection: Connection, instance_id: str) -> Instance | None:
-    return _instance(connection.execute(select(instances).where(instances.c.id == instance_id)).one_or_none())
+    row = connection.execute(select(instances).where(instances.c.id == instance_id)).one_or_none()
+    return None if row is None else _instance(row)
 
 
 def page(connection: Connection, *, ended: bool = False) -> list[Instance]:
     """Every instance, oldest first; the ended ones too where `ended`."""
     query = select(instances).order_by(instances.c.id)
     rows = connection.execute(query if ended else query.where(instances.c.ended.is_(None)))
-    return [Instance(row.id, row.name, row.created, row.ended, row.weight) for row in rows]
+    return [_instance(row) for row in rows]
 
 
 def weigh(connection: Connection, instance_id: str, weight: float) -> None:
     """Gives an instance another part of busy backends."""
     connection.execute(update(instances).where(instances.c.id == instance_id).values(weight=weight))
+
+
+def limit(connection: Connection, instance_id: str, limits: Limits) -> None:
+    """Gives an instance limits of its own, in place of those that it had."""
+    connection.execute(update(instances).where(instances.c.id == instance_id).values(asdict(limits)))
+
+
+_LIMITS = select(*[instances.c[one.name] for one in fields(Limits)]).where(instances.c.id == bindparam("id"))
+
+
+def limits(connection: Connection, instance_id: str) -> Limits:
+    """An instance's own limits."""
+    row = connection.execute(_LIMITS, {"id": instance_id}).one_or_none()
+    return Limits() if row is None else Limits(*row)
+
+
+def all_limits(connection: Connection) -> dict[str, Limits]:
+    """Every live instance's own limits, by instance id."""
+    return {one.id: one.limits for one in page(connection)}
 
 
 def unfinished(connection: Connection) -> list[Instance]:
@@ -80,7 +130,7 @@ def unfinished(connection: Connection) -> list[Instance]:
     query = select(instances).where(
         or_(instances.c.ended.is_(None), runs, exists().where(jobs.c.instance_id == owner, unkept))
     )
-    return [Instance(row.id, row.name, row.created, row.ended, row.weight) for row in connection.execute(query)]
+    return [_instance(row) for row in connection.execute(query)]
 
 
 def end(connection: Connection, instance_id: str) -> None:
@@ -106,5 +156,6 @@ def end(connection: Connection, instance_id: str) -> None:
     )
 
 
-def _instance(row: Row[Any] | None) -> Instance | None:
-    return row and Instance(row.id, row.name, row.created, row.ended, row.weight)
+def _instance(row: Row[Any]) -> Instance:
+    limits = Limits(row.running_jobs, row.live_jobs, row.open_sessions, row.seconds_per_day)
+    return Instance(row.id, row.name, row.created, row.ended, row.weight, limits)

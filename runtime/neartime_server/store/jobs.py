@@ -81,11 +81,8 @@ def page(
     return JobPage(jobs=[_view(row) for row in rows], count=count, limit=limit, offset=offset)
 
 
-def metrics(connection: Connection, instance_id: str, job_id: str) -> JobMetrics | None:
-    """Times, usage and counts of a job of this instance; None where there is none."""
-    job = view(connection, instance_id, job_id)
-    if job is None:
-        return None
+def metrics(job: JobView) -> JobMetrics:
+    """Times, usage and counts of a job."""
     return JobMetrics(
         timestamps={"created": job.created, "started": job.started, "running": job.started, "finished": job.ended},
         usage=job.usage,
@@ -128,16 +125,7 @@ def waiting(connection: Connection, backend: str) -> int:
 
 
 def _views() -> Select[Any]:
-    ahead = jobs.alias("ahead")
-    position = (
-        select(func.count())
-        .select_from(ahead)
-        .where(ahead.c.status == JobStatus.QUEUED.value, ahead.c.backend == jobs.c.backend, ahead.c.id <= jobs.c.id)
-        .correlate(jobs)
-        .scalar_subquery()
-    )
-    place = case((jobs.c.status == JobStatus.QUEUED.value, position)).label("position")
-    return select(jobs, programs.c.name.label("program_name"), place).join(programs, programs.c.id == jobs.c.program_id)
+    return select(jobs, programs.c.name.label("program_name")).join(programs, programs.c.id == jobs.c.program_id)
 
 
 def _view(row: Row[Any]) -> JobView:
@@ -159,7 +147,7 @@ def _view(row: Row[Any]) -> JobView:
         attempt=row.attempt,
         interims=row.interims,
         sequence=row.sequence,
-        position=row.position,
+        priority=row.priority,
     )
 
 
@@ -178,15 +166,20 @@ def _index_tags(connection: Connection, job_id: str, tags: Sequence[str]) -> Non
         connection.execute(insert(job_tags), [{"job_id": job_id, "tag": tag} for tag in dict.fromkeys(tags)])
 
 
-def live(connection: Connection) -> list[Row[Any]]:
-    """Every job that is not final and has a worker or wants to be cancelled, and of each session the first `WINDOW`
-    that wait; in the order of their ids, which is that of their arrival."""
+def live(connection: Connection, window: int | None = WINDOW) -> list[Row[Any]]:
+    """Every job that is not final and has a worker or wants to be cancelled, and of each session the first `window`
+    that wait, or all; in the order of their ids, which is that of their arrival."""
+    if window is None:
+        return list(connection.execute(select(jobs).where(jobs.c.status.in_(LIVE)).order_by(jobs.c.id)))
     waits = and_(jobs.c.worker_id.is_(None), jobs.c.cancel_code.is_(None))
-    place = func.row_number().over(partition_by=(jobs.c.session_id, case((waits, 1), else_=0)), order_by=jobs.c.id)
+    place = func.row_number().over(
+        partition_by=(jobs.c.session_id, case((waits, 1), else_=0)),
+        order_by=(jobs.c.priority.desc(), jobs.c.id),
+    )
     ranked = (
         select(jobs, case((waits, place), else_=0).label("place")).where(jobs.c.status.in_(LIVE)).subquery("ranked")
     )
-    return list(connection.execute(select(ranked).where(ranked.c.place <= WINDOW).order_by(ranked.c.id)))
+    return list(connection.execute(select(ranked).where(ranked.c.place <= window).order_by(ranked.c.id)))
 
 
 def by_id(connection: Connection, ids: Collection[str], *, lock: bool = False) -> dict[str, Row[Any]]:
@@ -210,6 +203,15 @@ def assign(connection: Connection, job_id: str, worker_id: str) -> bool:
     waits = and_(jobs.c.worker_id.is_(None), jobs.c.cancel_code.is_(None), jobs.c.status.in_(LIVE))
     done = connection.execute(update(jobs).where(jobs.c.id == job_id, waits).values(worker_id=worker_id))
     return bool(done.rowcount)
+
+
+def prioritize(connection: Connection, job_id: str, priority: int) -> Row[Any] | None:
+    """Give a job that waits, of whichever instance, a priority; its row as it was then, None where there is none. The
+    priority of one that runs or has ended stays as it is."""
+    row = connection.execute(select(jobs).where(jobs.c.id == job_id)).one_or_none()
+    waits = and_(jobs.c.worker_id.is_(None), jobs.c.status == JobStatus.QUEUED.value)
+    connection.execute(update(jobs).where(jobs.c.id == job_id, waits).values(priority=priority))
+    return row
 
 
 def unassign(connection: Connection, job_id: str, worker_id: str) -> bool:

@@ -66,6 +66,7 @@ def _view(row: Row[Any]) -> SessionView:
         interactive_ttl=row.interactive_ttl,
         created=utc(row.created),
         started=utc(row.started) if row.started else None,
+        last_activity=utc(row.last_activity),
         closed=utc(row.closed) if row.closed else None,
         reason=row.reason,
         usage=Usage(seconds=row.seconds, quantum_seconds=row.quantum_seconds),

@@ -36,6 +36,11 @@ instances = Table(
     Column("id", Id, primary_key=True),
     Column("name", String(63), nullable=False, unique=True),
     Column("weight", Float, nullable=False, default=1.0),  # its part of a backend, beside others'
+    # Its own limits: NULL is the server's, NO_LIMIT none.
+    Column("running_jobs", Integer),
+    Column("live_jobs", Integer),
+    Column("open_sessions", Integer),
+    Column("seconds_per_day", Integer),
     Column("created", DateTime, nullable=False),
     Column("ended", DateTime),
 )
@@ -169,6 +174,7 @@ jobs = Table(
     Column("log_archive", String(64)),  # blob, written when the job has ended
     # --- the scheduler's
     Column("attempt", Integer, nullable=False, default=1),
+    Column("priority", Integer, nullable=False, default=0, server_default="0"),  # an operator's
     Column("worker_id", Id),  # the worker that was told to start it
     Column("not_before", DateTime),  # of an attempt that waits
     Column("cancel_code", String(32)),  # what was asked for, until the job has ended

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from neartime.cli import accounts, backends, jobs, programs, runtime, sessions
-from neartime.cli.console import Caller, Json, Output
+from neartime.cli.console import Caller, Json, Output, service
 from neartime.errors import (
     CodecError,
     ConfigurationError,
@@ -87,6 +87,24 @@ def options(
     context.obj = Caller(url=url, account=account)
     if debug:
         logging.basicConfig(level=logging.DEBUG, stream=sys.stderr)
+
+
+@app.command()
+def usage(context: typer.Context, as_json: Json = False) -> None:
+    """Show what your instance has used, and its limits."""
+    used = service(context).usage()
+    total = used["usage"]
+    lines = [f"{total['seconds']:.1f} s in programs, {total['quantum_seconds']:.1f} s of them on backends"]
+    lines += [f"{count} jobs are {status}" for status, count in sorted(used["jobs"].items())]
+    output = Output(as_json)
+    output.show(used, "\n".join(lines))
+    if not as_json:
+        output.show(None, "")
+        rows = [
+            {"limit": name.replace("_", " "), "used": f"{one['used']:.0f}", "of": one["limit"] or "no limit"}
+            for name, one in used["limits"].items()
+        ]
+        output.table(rows, {name: name for name in ("limit", "used", "of")}, "")
 
 
 @app.command()

@@ -11,7 +11,7 @@ import typer
 
 from neartime.cli.console import Json, Output, Timeout, moment, service
 from neartime.cli.follow import follow, show_result
-from neartime.contract.jobs import JobStatus, JobView
+from neartime.contract.jobs import MAX_PRIORITY, JobStatus, JobView
 from neartime.errors import InvalidInput, NotFound
 from neartime.options import RuntimeOptions, seconds
 
@@ -129,7 +129,7 @@ def list_jobs(
         status=status,
     )
     views = [job.view for job in found]
-    rows = [_as_json(view) if as_json else _row(view) for view in views]
+    rows = [_as_json(view) if as_json else job_row(view) for view in views]
     columns = ["id", "program", "status", "backend", "created", "seconds", "interims", "tags"]
     Output(as_json).table(rows, {name: name for name in columns}, "No jobs. Run one: neartime run PROGRAM")
 
@@ -138,11 +138,12 @@ def list_jobs(
 def show(context: typer.Context, job_id: JobId, as_json: Json = False) -> None:
     """Show where a job stands."""
     view = service(context).job(job_id).view
-    shown = _row(view)
+    shown = job_row(view)
     shown["session"] = view.session_id
     shown["version"] = view.program.version
     if view.position is not None:
         shown["place in queue"] = view.position
+        shown["waits for"] = view.waits_for
     if view.state.reason_code:
         shown["reason"] = f"{view.state.reason_code.value}: {view.state.reason}"
     lines = [f"{name:>14}  {value}" for name, value in shown.items() if value not in (None, "", [])]
@@ -195,23 +196,56 @@ def _as_json(view: JobView) -> dict[str, Any]:
     return view.model_dump(mode="json")
 
 
+@app.command()
+def prioritize(
+    context: typer.Context,
+    job_id: JobId,
+    priority: Annotated[
+        int,
+        typer.Argument(
+            min=-MAX_PRIORITY,
+            max=MAX_PRIORITY,
+            show_default=False,
+            help="0 at first; a minute's wait makes up for 1.",
+        ),
+    ],
+    as_json: Json = False,
+) -> None:
+    """Let a job that waits go before those of a lower priority; for operators, who may also name others' jobs."""
+    service(context).prioritize(job_id, priority)
+    Output(as_json).show({"job_id": job_id, "priority": priority}, f"job {job_id} has priority {priority}")
+
+
 def queue(
     context: typer.Context,
     backend: Annotated[str | None, typer.Option("--backend", "-b", help="Of this one alone.")] = None,
+    every_instance: Annotated[bool, typer.Option("--all", help="Of all instances; for operators.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Show what runs and what waits: your jobs, in the order of their arrival on each backend."""
-    found = service(context).jobs(limit=None, pending=True, backend_name=backend, descending=False)
-    views = sorted((job.view for job in found), key=lambda view: (view.backend, view.position or 0, view.id))
+    """Show what runs on each backend, and what waits: in which order, and for what."""
+    entries = service(context).queue(backend, every_instance=every_instance)
     if as_json:
-        Output(as_json).line([_as_json(view) for view in views])
+        Output(as_json).line([entry.model_dump(mode="json") for entry in entries])
         return
-    rows = [{**_row(view), "place": view.position or "runs", "session": view.session_id} for view in views]
-    columns = ["backend", "place", "id", "program", "created", "session"]
-    Output().table(rows, {name: name for name in columns}, "Nothing runs and nothing waits.")
+    rows = [
+        {
+            **entry.model_dump(),
+            "place": entry.position or ("runs" if entry.status is JobStatus.RUNNING else "begins"),
+            "created": moment(entry.created),
+            "priority": entry.priority or None,
+            "session": entry.session_id,
+            "waits for": entry.waits_for,
+        }
+        for entry in entries
+    ]
+    owner = ["instance"] if every_instance else []
+    columns = ["backend", "place", "id", *owner, "program", "created", "priority", "waits for"]
+    shown = [name for name in columns if any(row.get(name) is not None for row in rows)]
+    Output().table(rows, {name: name for name in shown}, "Nothing runs and nothing waits.")
 
 
-def _row(view: JobView) -> dict[str, Any]:
+def job_row(view: JobView) -> dict[str, Any]:
+    """A job as a row of a table."""
     return {
         "id": view.id,
         "program": view.program.name,

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Annotated, Any
 
 import typer
 
 from neartime.cli.console import Json, Output, moment, service
-from neartime.contract.sessions import SessionMode, SessionView
+from neartime.cli.jobs import job_row
+from neartime.contract.sessions import SessionMode, SessionState, SessionView
 from neartime.session import Session
 
 app = typer.Typer(help="Sessions: keep the backend, and warm workers, for several jobs.", no_args_is_help=True)
 
 SessionId = Annotated[str, typer.Argument(help="The session's id.", show_default=False)]
+_JOBS_SHOWN = 10
+_JOB_COLUMNS = ["id", "program", "status", "created", "seconds", "interims"]
 _COLUMNS = ["id", "backend", "mode", "state", "jobs", "created", "seconds"]
 
 
@@ -46,17 +50,22 @@ def open_session(
 
 @app.command()
 def show(context: typer.Context, session_id: SessionId, as_json: Json = False) -> None:
-    """Show where a session stands."""
-    details = Session.from_id(session_id, service(context)).details()
+    """Show where a session stands, and its newest jobs."""
+    runtime = service(context)
+    details = Session.from_id(session_id, runtime).details()
     view = SessionView.model_validate({name: details[name] for name in SessionView.model_fields})
-    shown = {
-        **_row(view),
-        "max time": f"{view.max_ttl} s",
-        "idle timeout": f"{view.interactive_ttl} s",
-        "reason": view.reason,
-    }
-    lines = [f"{name:>14}  {value}" for name, value in shown.items() if value not in (None, "")]
-    Output(as_json).show(details, "\n".join(lines))
+    found = runtime.jobs(limit=_JOBS_SHOWN, session_id=session_id)
+    output = Output(as_json)
+    if as_json:
+        output.line({**details, "jobs_shown": [job.view.model_dump(mode="json") for job in found]})
+        return
+    lines = [f"{name:>14}  {value}" for name, value in _life(view).items() if value not in (None, "")]
+    output.show(None, "\n".join(lines))
+    if found:
+        output.show(None, "")
+        output.table([job_row(job.view) for job in found], {name: name for name in _JOB_COLUMNS}, "")
+    if view.jobs > len(found):
+        output.note(f"{view.jobs - len(found)} more: neartime job list --session {view.id}")
 
 
 @app.command()
@@ -71,6 +80,27 @@ def cancel(context: typer.Context, session_id: SessionId, as_json: Json = False)
     """End a session now, and its jobs with it."""
     Session.from_id(session_id, service(context)).cancel()
     Output(as_json).show({"session_id": session_id, "cancelled": True}, f"session {session_id} is cancelled")
+
+
+def _life(view: SessionView) -> dict[str, Any]:
+    """What happened to a session so far, and what is to come."""
+    life = _row(view)
+    life["has backend"] = moment(view.started) if view.started else None
+    if view.state is SessionState.OPEN:
+        life["waits"] = "for its first job, which gets it the backend" if not view.jobs else "for the backend"
+    if view.closed:
+        life["closed"] = moment(view.closed)
+    elif view.started:
+        ends = view.started + timedelta(seconds=view.max_ttl)
+        life["ends"] = f"{moment(ends)} at the latest, {view.max_ttl} s after it got the backend"
+    else:
+        life["max time"] = f"{view.max_ttl} s from when it gets the backend"
+    if not view.closed:
+        life["idle timeout"] = f"{view.interactive_ttl} s without a job"
+        life["last activity"] = moment(view.last_activity) if view.last_activity else None
+    life["on backend"] = f"{view.usage.quantum_seconds:.1f}" if view.usage.quantum_seconds else None
+    life["reason"] = view.reason
+    return life
 
 
 def _row(view: SessionView) -> dict[str, Any]:

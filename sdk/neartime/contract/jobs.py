@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 MAX_TAGS = 24
+MAX_PRIORITY = 1000
 
 
 class JobStatus(str, Enum):
@@ -132,8 +133,46 @@ class JobView(BaseModel):
     interims: int = 0
     sequence: int = 0
     """The position in the JOBS stream that this view reflects."""
+    priority: int = 0
+    """As an operator has set it."""
     position: int | None = None
-    """Of a queued job: its place in the backend's queue, from 1."""
+    """Of a job that waits: its place in the order in which jobs of its backend would begin now, from 1."""
+    waits_for: str | None = None
+    """Of a queued job: what has to happen before it begins."""
+
+
+class QueueEntry(BaseModel):
+    """A job that waits or runs, as the queue shows it."""
+
+    id: str
+    instance: str
+    """Name of the instance that it belongs to."""
+    backend: str
+    program: str
+    """Name of its program."""
+    session_id: str
+    status: JobStatus
+    priority: int = 0
+    position: int | None = None
+    """Its place among those that wait; None for one that a worker has."""
+    waits_for: str | None = None
+    created: datetime
+    started: datetime | None = None
+
+
+class QueuePage(BaseModel):
+    """The body of GET /queue: by backend, what runs, then what waits in the order in which it would begin."""
+
+    jobs: list[QueueEntry]
+
+
+class Priority(BaseModel):
+    """The body of PUT /queue/{id}/priority."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    priority: Annotated[int, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)]
+    """The higher one goes first; a minute of waiting makes up for one."""
 
 
 class JobPage(BaseModel):

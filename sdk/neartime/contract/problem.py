@@ -23,6 +23,7 @@ class ErrorCode(str, Enum):
     UNKNOWN_BACKEND = "unknown_backend"
     SESSION_CLOSED = "session_closed"
     JOB_NOT_FINISHED = "job_not_finished"
+    JOB_STARTED = "job_started"
     JOB_FINISHED = "job_finished"
     IDEMPOTENCY_CONFLICT = "idempotency_conflict"
     LIMIT_REACHED = "limit_reached"

@@ -62,6 +62,8 @@ class SessionView(BaseModel):
     created: datetime
     started: datetime | None = None
     """When it got the backend."""
+    last_activity: datetime | None = None
+    """When a job of it was last queued or ended: `interactive_ttl` counts from here."""
     closed: datetime | None = None
     reason: str | None = None
     """Why it closed, where nobody asked for it."""
