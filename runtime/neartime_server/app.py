@@ -20,7 +20,7 @@ from neartime_server import api
 from neartime_server.api.gate import Gate, TokenCache
 from neartime_server.api.services import Services
 from neartime_server.backends import Backends
-from neartime_server.builder import Environments
+from neartime_server.builder import LocalBuilder
 from neartime_server.bus import Bus, Keys
 from neartime_server.control import Control
 from neartime_server.errors import ConfigurationError
@@ -73,15 +73,15 @@ async def _start(settings: Settings, stack: AsyncExitStack) -> Services:
     stack.push_async_callback(bus.close)
     executor = ProcessExecutor(settings.home)
     stack.push_async_callback(executor.close)
-    environments = Environments(settings.home)
-    stack.push_async_callback(environments.close)
+    builder = LocalBuilder(settings.home)
+    stack.push_async_callback(builder.close)
     if settings.nats_url is None:
         await store.run(lambda connection: instances.ensure(connection, instances.LOCAL))
         await ensure_owner(settings, store, keys)
-    control = Control(settings, store, bus, executor, environments, backends, keys)
+    control = Control(settings, store, bus, executor, builder, backends, keys)
     await control.start()
     stack.push_async_callback(control.close)
-    services = Services(settings, keys, store, bus, environments, executor, backends, control)
+    services = Services(settings, keys, store, bus, builder, executor, backends, control)
     stack.push_async_callback(services.close)
     return services
 

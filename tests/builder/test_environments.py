@@ -16,7 +16,8 @@ from builder.packages import Index
 
 from neartime.contract.problem import ErrorCode
 from neartime.contract.programs import Manifest, PickledWith
-from neartime_server.builder import Environment, Environments, needs
+from neartime_server.builder import needs
+from neartime_server.builder.environments import Environment, Environments
 from neartime_server.errors import BuildFailed, Refused
 
 HERE = ".".join(map(str, sys.version_info[:2]))
@@ -133,7 +134,7 @@ import asyncio, subprocess, sys
 from pathlib import Path
 import neartime, neartime_server
 from neartime.contract.programs import Manifest
-from neartime_server.builder import Environments
+from neartime_server.builder.environments import Environments
 
 assert Path(neartime.__file__).is_relative_to(sys.prefix)
 assert Path(neartime_server.__file__).is_relative_to(sys.prefix)

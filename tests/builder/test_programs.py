@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from neartime_server.builder import materialize
+from neartime_server.builder.programs import materialize
 from neartime_server.errors import BuildFailed
 
 DIGEST = "sha256:" + "ab" * 32

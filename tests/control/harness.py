@@ -12,7 +12,7 @@ from control.tiny import TinyExecutor
 from neartime.contract.jobs import JobRequest, JobStatus, JobView
 from neartime.contract.sessions import SessionMode, SessionRequest, SessionState, SessionView
 from neartime_server.backends import Backends
-from neartime_server.builder import Environments
+from neartime_server.builder import LocalBuilder
 from neartime_server.bus import Bus, Keys
 from neartime_server.control import Control
 from neartime_server.settings import Settings
@@ -45,8 +45,8 @@ class Plane:
 
     def new_control(self, bus: Bus | None = None) -> Control:
         """Another server on the same store and executor."""
-        environments, backends = Environments(self.settings.home), Backends.load(self.settings)
-        return Control(self.settings, self.store, bus or self.bus, self.executor, environments, backends, self.keys)
+        builder, backends = LocalBuilder(self.settings.home), Backends.load(self.settings)
+        return Control(self.settings, self.store, bus or self.bus, self.executor, builder, backends, self.keys)
 
     async def submit(self, script: dict[str, Any], **request: Any) -> str:
         params = json.dumps(script).encode()

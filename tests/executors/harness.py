@@ -49,6 +49,7 @@ class Where:
 
     digest: str | None
     python: Path
+    image: str | None = None
 
 
 OWN = Where(None, Path(sys.executable))

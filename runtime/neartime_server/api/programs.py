@@ -13,10 +13,9 @@ from sqlalchemy import Connection
 from neartime.contract import ibm
 from neartime.contract.problem import ErrorCode, Problem
 from neartime.contract.programs import ProgramPage, ProgramUpload, ProgramView, VersionPage, VersionView
-from neartime_server import builder
 from neartime_server.api import uploads
 from neartime_server.api.services import JSON, Caller, Here, OnceKey, Services, earlier, remembering
-from neartime_server.builder import Environment
+from neartime_server.builder import Built, Source
 from neartime_server.errors import BuildFailed, Refused
 from neartime_server.store import blobs, programs
 from neartime_server.store.engine import utc
@@ -36,12 +35,12 @@ async def upload(body: ProgramUpload, here: Here, caller: Caller, key: OnceKey) 
     if answer := await earlier(here, key):
         return answer
     checked = await asyncio.to_thread(uploads.check, body)
-    environment = await _build(here, checked)
+    built = await _build(here, checked)
     status = 200
 
     def save(connection: Connection) -> bytes:
         nonlocal status
-        stored = _stored(connection, checked, environment)
+        stored = _stored(connection, checked, built)
         program, made = programs.save(connection, caller.instance_id, stored, body.is_public)
         status = 201 if made else 200
         response = view(program).model_dump_json().encode()
@@ -154,10 +153,14 @@ async def delete(program_id: str, here: Here, caller: Caller) -> Response:
     return Response(status_code=204)
 
 
-async def _build(here: Services, checked: uploads.Upload) -> Environment:
-    """Make what the version runs in, unless it is there, and lay out its files."""
+async def _build(here: Services, checked: uploads.Upload) -> Built:
+    """Make what the version runs in, unless it is there."""
+
+    async def archive() -> bytes:
+        return checked.archive
+
     try:
-        environment = await here.environments.ensure(checked.manifest)
+        built = await here.builder.build(Source(checked.manifest, checked.digest, archive))
     except BuildFailed as error:
         tail = error.log[-_LOG_TAIL:]
         problem = Problem(
@@ -167,24 +170,23 @@ async def _build(here: Services, checked: uploads.Upload) -> Environment:
             solution="mend the requirements and upload it again",
         )
         raise Refused(422, [problem]) from error
-    await asyncio.to_thread(builder.materialize, here.settings.home, checked.digest, checked.archive)
-    # The first job shall find the environment's zygote ready, and the upload need not wait for it.
-    here.background(here.executor.prepare(environment))
-    return environment
+    # The first job shall find what it runs in ready, and the upload need not wait for it.
+    here.background(here.executor.prepare(built))
+    return built
 
 
-def _stored(connection: Connection, checked: uploads.Upload, environment: Environment) -> programs.NewVersion:
+def _stored(connection: Connection, checked: uploads.Upload, built: Built) -> programs.NewVersion:
     archive = blobs.put(connection, checked.archive)
-    return programs.NewVersion(checked.manifest, checked.digest, archive, environment.digest, environment.lock)
+    return programs.NewVersion(checked.manifest, checked.digest, archive, built.digest, built.lock, built.image)
 
 
 async def _new_version(here: Services, instance_id: str, program: Program, body: ProgramUpload) -> Response:
     archive = await here.store.read(lambda connection: blobs.get(connection, program.version.archive))
     checked = await asyncio.to_thread(uploads.check, body, (program, archive))
-    environment = await _build(here, checked)
+    built = await _build(here, checked)
 
     def save(connection: Connection) -> Program | None:
-        stored = _stored(connection, checked, environment)
+        stored = _stored(connection, checked, built)
         saved, _ = programs.save(connection, instance_id, stored, body.is_public)
         if body.description is not None:
             programs.change(connection, saved.id, description=body.description)

@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 
 from neartime.contract.problem import ErrorCode
 from neartime_server.backends import Backends
-from neartime_server.builder import Environments
+from neartime_server.builder import Builder
 from neartime_server.bus import Bus, Keys
 from neartime_server.control import Control
 from neartime_server.errors import Refused
@@ -42,7 +42,7 @@ class Services:
     keys: Keys
     store: Store
     bus: Bus
-    environments: Environments
+    builder: Builder
     executor: Executor
     backends: Backends
     control: Control

@@ -20,6 +20,7 @@ from packaging.specifiers import SpecifierSet
 
 from neartime.contract.programs import Manifest
 from neartime_server.builder import needs, uv
+from neartime_server.builder.protocol import Tell, tell_nobody
 from neartime_server.builder.uv import Interpreter
 from neartime_server.errors import BuildFailed
 
@@ -56,7 +57,7 @@ class Environments:
         self._resolved: dict[str, tuple[str, float]] = {}
         self._under_way: dict[str, asyncio.Task[Any]] = {}
 
-    async def ensure(self, manifest: Manifest, lock: str | None = None) -> Environment:
+    async def ensure(self, manifest: Manifest, lock: str | None = None, tell: Tell = tell_nobody) -> Environment:
         """The environment of a program version; it is made where it is not there yet.
 
         `lock` is what its requirements were resolved to when it was uploaded: then they are not resolved again.
@@ -72,10 +73,12 @@ class Environments:
             return kept
         interpreter = await self._interpreter(manifest, pythons, lock)
         if lock is None or not needs.serves(lock, interpreter.minor):
+            tell(f"resolving {', '.join(requirements) or 'the runner'} for Python {interpreter.minor}")
             lock = await self._resolve(interpreter, requirements)
         needs.check_lock(lock)
         digest = _digest(lock)
         if (made := self._known(digest)) is None:
+            tell(f"making the environment {digest[:19]} of {len(needs.pinned(lock))} packages")
             made = await self._once(digest, lambda: self._make(digest, interpreter, lock))
             self._made[digest] = made
         return made

@@ -21,6 +21,11 @@ _FAULTS: Final = (
 )
 
 
+def place_of(home: Path, digest: str) -> Path:
+    """Where the files of the version of that digest are, or would be."""
+    return home / "programs" / digest.removeprefix("sha256:")
+
+
 def materialize(home: Path, digest: str, archive: bytes) -> Path:
     """The folder that holds a version's files, `home/programs/<digest>`; made where it is not there yet.
 
@@ -29,7 +34,7 @@ def materialize(home: Path, digest: str, archive: bytes) -> Path:
     Raises:
         BuildFailed: the archive is none, or has paths that lead elsewhere.
     """
-    folder = home / "programs" / digest.removeprefix("sha256:")
+    folder = place_of(home, digest)
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

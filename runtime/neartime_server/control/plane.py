@@ -16,12 +16,11 @@ from neartime.contract.ids import new_id
 from neartime.contract.jobs import JobAccepted, JobRequest, JobStatus, ReasonCode
 from neartime.contract.launch import Beat, Fetch, Fetchable, Start
 from neartime.contract.problem import ErrorCode, Fault
-from neartime.contract.programs import Manifest
 from neartime.contract.sessions import SessionMode, SessionRequest, SessionState, SessionView
 from neartime.contract.subjects import JOBS
 from neartime.stream import Event
 from neartime_server.backends import Backends
-from neartime_server.builder import Environments
+from neartime_server.builder import Builder
 from neartime_server.bus import Bus, Keys
 from neartime_server.control import limits
 from neartime_server.control.archive import Archive
@@ -61,12 +60,12 @@ class Control:
         store: Store,
         bus: Bus,
         executor: Executor,
-        environments: Environments,
+        builder: Builder,
         backends: Backends,
         keys: Keys,
     ) -> None:
         self._settings, self._store, self._bus, self._executor = settings, store, bus, executor
-        self._environments, self._backends, self._keys = environments, backends, keys
+        self._builder, self._backends, self._keys = builder, backends, keys
         self._leadership = Leadership(store, self._reign)
         self._archive = Archive(store, bus)
         self._defaults = limits.defaults(settings)
@@ -456,7 +455,7 @@ class Control:
 
     async def _reign(self) -> None:
         workers = Workers(
-            self._settings, self._store, self._bus, self._executor, self._environments, self._backends, self._keys,
+            self._settings, self._store, self._bus, self._executor, self._builder, self._backends, self._keys,
             self._leadership.guard, self.wake,
         )  # fmt: skip
         projected = partial(self.projected, timeout=LAST_WORDS)
@@ -472,7 +471,8 @@ class Control:
     async def _prepare_base(self) -> None:
         """The zygote of the server's own environment stands ready before the first job comes."""
         try:
-            await self._executor.prepare(await self._environments.ensure(Manifest(name="base")))
+            if (own := await self._builder.ready()) is not None:
+                await self._executor.prepare(own)
         except ServerError as error:
             log.warning("the base environment could not be prepared: %s", error)
 

@@ -11,7 +11,6 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, Final
 
 from sqlalchemy import Connection, Row
@@ -23,7 +22,7 @@ from neartime.contract.jobs import ReasonCode
 from neartime.contract.launch import Beat, Cancel, Drain, Fetchable, Launch, Limits, NatsAccess, Start
 from neartime.stream import Event
 from neartime_server.backends import Backends
-from neartime_server.builder import Environments, materialize
+from neartime_server.builder import Builder, Source
 from neartime_server.bus import Bus, Keys
 from neartime_server.control.fleet import Assignment, Fleet, Worker
 from neartime_server.control.patience import LeaseLost, end, patiently
@@ -67,21 +66,20 @@ class Workers:
         store: Store,
         bus: Bus,
         executor: Executor,
-        environments: Environments,
+        builder: Builder,
         backends: Backends,
         keys: Keys,
         guard: Callable[[Connection], None],
         wake: Callable[[], None],
     ) -> None:
         self._settings, self._store, self._bus, self._executor = settings, store, bus, executor
-        self._environments, self._backends, self._keys = environments, backends, keys
+        self._builder, self._backends, self._keys = builder, backends, keys
         self._guard, self._wake = guard, wake
         self.fleet = Fleet()
         self.synced = False
         """Whether the executor has said all that it knows."""
         self._present: set[str] = set()
         self._exits: dict[str, Exited] = {}
-        self._programs: dict[str, Path] = {}
         self._starting: dict[str, asyncio.Task[None]] = {}
         self._stopping: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -192,14 +190,14 @@ class Workers:
             if version is None:
                 raise ServerError(f"program version {worker.version_id} is gone")
             config = self._backends.get(session.backend)
-            environment = await self._environments.ensure(version.manifest, version.lock)
+            built = await self._builder.build(source(self._store, version))
             launch = Launch(
                 worker_id=worker.id,
                 session_id=worker.session_id,
                 program_id=version.program_id,
                 version_id=version.id,
                 manifest=version.manifest.model_dump(mode="json"),
-                path=str(await self._program(version)),
+                path=built.path,
                 backend=BackendSpec(name=config.name, factory=config.factory, options=config.options),
                 nats=access,
                 control_key=self._keys.control_key(worker.id),
@@ -209,7 +207,7 @@ class Workers:
                     idle=max(Limits().idle, session.interactive_ttl + 60.0),
                 ),
             )
-            await self._executor.start(launch, environment)
+            await self._executor.start(launch, built)
         except LeaseLost:
             raise
         except (ServerError, OSError) as error:
@@ -219,15 +217,6 @@ class Workers:
             await self.end(worker.id, None, ReasonCode.INTERNAL_ERROR, f"no worker could be started: {error!r}")
         finally:
             worker.heard = self._now()
-
-    async def _program(self, version: programs.Version) -> Path:
-        folder = self._programs.get(version.digest)
-        if folder is not None and folder.is_dir():
-            return folder
-        archive = await self._store.read(lambda connection: blobs.get(connection, version.archive))
-        made: Path = await asyncio.to_thread(materialize, self._settings.home, version.digest, archive)
-        self._programs[version.digest] = made
-        return made
 
     # --- what is heard
 
@@ -513,3 +502,13 @@ def start_of(row: Row[Any], inputs: Fetchable | None, checkpoint: Fetchable | No
         interims=row.checkpoint_interims,
         qpy_version=row.qpy_version,
     )
+
+
+def source(store: Store, version: programs.Version) -> Source:
+    """A version that is stored, as a builder takes it."""
+
+    async def archive() -> bytes:
+        found: bytes = await store.read(lambda connection: blobs.get(connection, version.archive))
+        return found
+
+    return Source(version.manifest, version.digest, archive, version.lock, version.image)

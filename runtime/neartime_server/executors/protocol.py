@@ -39,11 +39,15 @@ Observed = Running | Exited | Synced
 
 
 class Place(Protocol):
-    """An environment as an executor sees it; `builder.Environment` is one."""
+    """What a worker is started in, as an executor sees it; `builder.Built` is one."""
 
     @property
     def digest(self) -> str | None:
-        """None for the server's own."""
+        """Of the environment; None for the server's own."""
+
+    @property
+    def image(self) -> str | None:
+        """Reference of the image that has all of it; None for one of this machine."""
 
     @property
     def python(self) -> Path:

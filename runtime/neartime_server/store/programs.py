@@ -42,6 +42,8 @@ class Version:
     """Digest of the environment it runs in; None for the server's own."""
     lock: str | None
     """The environment's resolved requirements."""
+    image: str | None
+    """The image that holds all of it, by its digest; None where it was built for the server's own machine."""
     build: BuildState
     build_log: str | None
     created: datetime
@@ -70,6 +72,7 @@ class NewVersion:
     archive: str
     environment: str | None
     lock: str | None
+    image: str | None = None
 
 
 def find(connection: Connection, instance_id: str, name_or_id: str) -> Program | None:
@@ -184,10 +187,14 @@ def save(connection: Connection, instance_id: str, new: NewVersion, is_public: b
             "archive": new.archive,
             "environment": new.environment,
             "lock": new.lock,
+            "image": new.image,
             "build": BuildState.READY.value,
             "created": now,
         }
         connection.execute(insert(program_versions), values)
+    elif new.image is not None:  # built anew, for another base or another registry
+        built = {"environment": new.environment, "lock": new.lock, "image": new.image}
+        connection.execute(update(program_versions).where(program_versions.c.id == version_id).values(built))
     changes: dict[str, Any] = {"description": new.manifest.description, "version_id": version_id, "updated": now}
     if is_public is not None:
         changes["is_public"] = is_public
@@ -269,6 +276,7 @@ def _version(row: Row[Any], prefix: str = "") -> Version:
         archive=value("archive"),
         environment=value("environment"),
         lock=value("lock"),
+        image=value("image"),
         build=BuildState(value("build")),
         build_log=value("build_log"),
         created=value("created"),
