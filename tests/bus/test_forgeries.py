@@ -63,9 +63,12 @@ async def test_an_acknowledgement_that_a_worker_sends_to_another_job_is_dropped_
     events, dropped = await read(world, victim)
     assert [event.body for event in events if event.kind == "interim"] == [b"1", b"2"]
     assert dropped == 1
-    async for event in world.bus.events(world.instance, subjects.JOBS):
-        if event.kind == "status":
+    found = []
+    async for item in world.bus.events(world.instance, subjects.JOBS):
+        found.append(item if isinstance(item, int) else item.kind)
+        if found[-1] == "status":
             break
+    assert found == ["interim", 2, 3, "interim", "status"]
     assert world.bus.dropped == 2  # the worker's own event had no envelope either
 
 

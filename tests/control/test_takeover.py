@@ -7,15 +7,18 @@ import random
 
 import pytest
 from control.harness import Plane, wait_for
-from sqlalchemy import select, update
+from sqlalchemy import Connection, select, update
 
+from neartime.contract import subjects
 from neartime.contract.events import Envelope, StatusEvent
 from neartime.contract.jobs import JobStatus, ReasonCode
+from neartime.contract.launch import Cancel
 from neartime.contract.sessions import SessionMode
 from neartime_server.bus import Bus
 from neartime_server.control.leadership import Leadership
-from neartime_server.control.patience import LeaseLost
-from neartime_server.store import positions
+from neartime_server.control.patience import LeaseLost, end
+from neartime_server.control.projector import Projector
+from neartime_server.store import jobs, positions
 from neartime_server.store.tables import jobs as job_table
 from neartime_server.store.tables import leases, workers
 
@@ -87,6 +90,59 @@ async def test_a_worker_that_died_while_no_server_was_there_is_found(plane: Plan
     assert (job.status, job.state.reason_code) == (JobStatus.FAILED, ReasonCode.WORKER_LOST)
 
 
+async def test_a_job_that_may_have_begun_is_cancelled_by_its_worker(plane: Plane) -> None:
+    """The server died after it had told the worker the job, and before it had noted that the worker is ready."""
+    job_id = await plane.submit({"wait": True})
+    await plane.until(job_id, JobStatus.RUNNING)
+    await crash(plane)
+    (worker_id,) = plane.executor.workers
+
+    def left(connection: Connection) -> None:
+        connection.execute(update(workers).values(state="starting").where(workers.c.id == worker_id))
+        jobs.ask_cancel(connection, ReasonCode.CANCELLED_BY_USER, "cancelled by the user", job_id=job_id)
+
+    await plane.store.run(left)
+    plane.control = plane.new_control()
+    await plane.control.start()
+    assert (await plane.until(job_id)).status is JobStatus.CANCELLED
+    assert Cancel in map(type, plane.executor.commands), "it runs on"
+
+
+async def test_a_job_that_was_told_behind_another_is_not_ended_over_its_workers_head(plane: Plane) -> None:
+    """The server died when it had heard of the first job's end, and had given its worker the second one."""
+    session = await plane.open(SessionMode.DEDICATED)
+    first = await plane.submit({"wait": True}, session_id=session)
+    await plane.until(first, JobStatus.RUNNING)
+    await crash(plane)
+    (worker,) = plane.executor.workers.values()
+    second = await plane.submit({"wait": True}, session_id=session)
+
+    def left(connection: Connection) -> None:
+        jobs.change(connection, second, worker_id=worker.id)
+        jobs.ask_cancel(connection, ReasonCode.CANCELLED_BY_USER, "cancelled by the user", job_id=second)
+
+    await plane.store.run(left)
+    plane.control = plane.new_control()
+    await plane.control.start()
+    await wait_for(lambda: _acts(plane))
+    await asyncio.sleep(1)
+    assert (await plane.job(second)).status is JobStatus.QUEUED
+    worker.go_on.set()
+    assert (await plane.until(first)).status is JobStatus.COMPLETED
+    assert (await plane.until(second)).status is JobStatus.CANCELLED
+    assert Cancel in map(type, plane.executor.commands)
+
+
+async def test_a_lost_job_is_closed_though_the_last_message_of_its_stream_is_no_event(plane: Plane) -> None:
+    job_id = await plane.submit({"wait": True})
+    job = await plane.until(job_id, JobStatus.RUNNING)
+    (worker,) = plane.executor.workers.values()
+    await worker.js.publish(subjects.event(job.session_id, job_id, "interim"), b"no event at all")
+    plane.executor.exit(worker.id, -9, ReasonCode.WORKER_LOST, "killed")
+    async with asyncio.timeout(10):
+        assert (await plane.until(job_id)).status is JobStatus.FAILED
+
+
 async def test_a_worker_that_no_row_knows_is_stopped(plane: Plane) -> None:
     session = await plane.open()
     await plane.until(await plane.submit({}, session_id=session))
@@ -98,6 +154,27 @@ async def test_a_worker_that_no_row_knows_is_stopped(plane: Plane) -> None:
     plane.control = plane.new_control()
     await plane.control.start()
     await wait_for(lambda: _not_in(worker_id, plane))
+
+
+async def test_what_a_server_before_has_folded_is_reached_at_once(plane: Plane) -> None:
+    """Whoever asks a projector that has not read its position yet would wait for an event that may never come."""
+    job = await plane.until(await plane.submit({}))
+    await plane.control.projected(plane.instance, job.sequence, 10)
+    await crash(plane)
+    projector = Projector(
+        plane.store,
+        plane.bus,
+        plane.instance,
+        guard=lambda connection: None,
+        heard=lambda event: False,
+        folded=lambda changes: None,
+        broken=lambda job_id, code, reason: asyncio.sleep(0),
+    )
+    reached = asyncio.ensure_future(projector.reached(job.sequence))
+    await asyncio.sleep(0)
+    running = asyncio.ensure_future(projector.run())
+    await asyncio.wait_for(reached, 5)
+    await end([running])
 
 
 async def test_reading_events_again_from_the_beginning_changes_nothing(plane: Plane) -> None:
@@ -172,6 +249,10 @@ async def test_closing_a_job_that_has_said_its_last_word_changes_nothing(plane: 
         lambda connection: connection.execute(select(job_table).where(job_table.c.id == job_id)).one()
     )
     assert row.sequence < sequence or row.status == "Completed"
+
+
+async def _acts(plane: Plane) -> bool:
+    return plane.control._acting is not None and bool(plane.control._acting.workers.fleet.jobs)
 
 
 async def _not_in(worker_id: str, plane: Plane) -> bool:

@@ -146,8 +146,9 @@ class Bus:
         """
         return await (await self._tenant(instance_id)).last_sequence(stream)
 
-    async def events(self, instance_id: str, stream: str, after: int = 0) -> AsyncGenerator[Event, None]:
-        """All events of a stream past sequence `after`, as they are stored, for ever.
+    async def events(self, instance_id: str, stream: str, after: int = 0) -> AsyncGenerator[Event | int, None]:
+        """All events of a stream past sequence `after`, as they are stored, for ever; in place of a message that is no
+        event its sequence, so that whoever reads knows how far it is.
 
         Raises:
             BusError: NATS does not answer.
@@ -163,6 +164,7 @@ class Bus:
                     yield event
                 else:
                     self.dropped += 1
+                    yield item.sequence
 
     async def job_events(
         self, instance_id: str, session_id: str, job_id: str, *, logs: bool, after: int = 0, follow: bool = True

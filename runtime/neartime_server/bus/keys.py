@@ -69,7 +69,7 @@ class Keys:
         """
         if create and not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            draft = path.with_name(f"{path.name}.{os.getpid()}")
+            draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}")  # one that died here may have had this pid
             with open(draft, "x", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
                 file.write(secrets.token_hex(SECRET_BYTES) + "\n")
             try:

@@ -111,9 +111,10 @@ class Fleet:
         return job_id in self._finished
 
     def forget(self, worker_id: str) -> Worker | None:
+        """The worker is gone, and is told nothing more."""
         worker = self.workers.pop(worker_id, None)
         if worker is not None and worker.job is not None:
-            self.jobs.pop(worker.job, None)
+            self.release(worker, worker.job)
         return worker
 
     def busy(self, backend: str) -> int:

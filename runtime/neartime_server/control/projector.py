@@ -136,6 +136,7 @@ class Projector:
             self.sequence = await self._patiently(
                 lambda: self._store.read(lambda connection: positions.get(connection, self._instance, JOBS))
             )
+            self._wake_waiters()  # who came before it was known may wait for what a server before this one has folded
             self._spawn(self._read())
             while True:
                 await self._fold_each(await self._collect())
@@ -151,10 +152,11 @@ class Projector:
         while True:
             try:
                 async with aclosing(self._bus.events(self._instance, JOBS, after)) as events:
-                    async for event in events:
-                        self._listen(event)
-                        await self._queue.put(event)
-                        after, pause = event.sequence, PAUSES[0]
+                    async for item in events:
+                        if isinstance(item, Event):
+                            self._listen(item)
+                        await self._queue.put(item)
+                        after, pause = _sequence(item), PAUSES[0]
             except (ServerError, StreamError) as error:
                 log.warning("the events of instance %s can't be read for now: %s", self._instance, error)
             except Exception:  # whatever a message holds, the ones behind it are read
@@ -214,13 +216,14 @@ class Projector:
                 self.sequence = max(self.sequence, item.sequence)
 
     async def _fold(self, batch: list[Event | int]) -> None:
-        """Folds a batch; a number in it stands for the event of that sequence, which was held and can go on."""
+        """Folds a batch; a number in it stands for the message of that sequence: an event that was held and can go on,
+        or what is no event."""
         known = {item.job_id for item in batch if isinstance(item, Event)}
         for item in batch:
             if isinstance(item, Event) and item.envelope.reference and item.kind in ("result", "checkpoint"):
                 self._hold(item)
         known |= {held.event.job_id for held in self._held.values()}
-        reached = max([self.sequence, *(item.sequence for item in batch if isinstance(item, Event))])
+        reached = max(self.sequence, *map(_sequence, batch))
         held = dict(self._held)
         events = sorted(
             [item for item in batch if isinstance(item, Event) and item.sequence not in held]
@@ -337,6 +340,10 @@ class Projector:
 
     async def _patiently(self, work: Callable[[], Awaitable[T]]) -> T:
         return await patiently(f"folding the events of instance {self._instance}", work)
+
+
+def _sequence(item: Event | int) -> int:
+    return item if isinstance(item, int) else item.sequence
 
 
 def state_of(row: Row[Any]) -> JobState:

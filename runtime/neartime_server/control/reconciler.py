@@ -156,7 +156,7 @@ class Reconciler:
         assignment = await self._store.read(lambda connection: read_assignment(connection, row))
         if worker.job is not None or self._workers.fleet.finished(row.id):
             return
-        assignment.sent = worker.state is WorkerState.READY
+        assignment.sent = True  # perhaps; that its worker is ready may not have been noted yet
         assignment.taken = row.status == JobStatus.RUNNING.value
         self._workers.fleet.assign(worker, row.id)
         self._workers.hand_over(worker, assignment)

@@ -262,8 +262,8 @@ class Workers:
     def cancel(self, row: Row[Any]) -> bool:
         """Have a job's worker cancel it. False where no worker has it, so that only the control plane can end it."""
         worker = self.fleet.jobs.get(row.id)
-        if worker is None:
-            return False
+        if worker is None:  # one that is here may have been told by a server before: when it can be adopted, look again
+            return row.worker_id in self.fleet.workers
         assignment = worker.assignment
         if assignment is None:
             return True  # it is being given to the worker at this moment: look again
