@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neartime.contract.sessions import SessionMode
@@ -288,7 +288,8 @@ def test_a_job_that_waits_by_the_side_of_a_higher_one_leaves_shares_as_they_are(
     assert [name for name, _ in begun(view)] == ["3", "2", "1"]
 
 
-@given(st.integers(1, 120), st.integers(-20, 20), st.integers(1, 3), st.floats(10, 600))
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 60), st.integers(-20, 20), st.integers(1, 3), st.floats(20, 600))
 def test_nobody_starves_below_a_priority_that_never_ends(above: int, own: int, places: int, length: float) -> None:
     """On a simulated clock: jobs above it come without end, and it begins as soon as it has waited the difference out
     and a place is free."""

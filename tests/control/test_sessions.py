@@ -159,3 +159,22 @@ async def _shut_out(plane: Plane) -> bool:
         return True
     await link.close()
     return False
+
+
+async def test_nothing_is_kept_in_mind_of_sessions_that_are_over(plane: Plane) -> None:
+    for _ in range(8):
+        session = await plane.open()
+        await plane.until(await plane.submit({}, session_id=session))
+        await plane.until(await plane.submit({}))
+        await plane.control.close_session(plane.instance, session)
+        await plane.until_closed(session)
+    acting = plane.control._acting
+    assert acting is not None
+    workers, fleet = acting.workers, acting.workers.fleet
+
+    async def all_gone() -> bool:
+        kept = (fleet.workers, fleet.jobs, fleet.sessions, fleet._waiting, workers._present, workers._exits)
+        more = (workers._starting, workers._stopping, acting.reconciler._settling, plane.executor.workers)
+        return not any(kept) and not any(more)
+
+    await wait_for(all_gone)

@@ -337,9 +337,9 @@ class Workers:
                 connection, worker_id, exit_code=exit_code, reason_code=code.value if code else None, reason=reason
             )
 
-        ended = await patiently(f"noting the end of worker {worker_id}", lambda: self._store.run(work))
+        void = await patiently(f"noting the end of worker {worker_id}", lambda: self._store.run(work))
         worker = self.fleet.forget(worker_id)
-        if ended and worker is not None:
+        if void and worker is not None:
             self._spawn(self._revoke_soon(worker.instance_id))
         self._wake()
 

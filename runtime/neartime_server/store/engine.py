@@ -25,6 +25,8 @@ PATIENCE: Final = 10.0
 """Seconds over which a transaction that lost a race, or its connection, is tried again."""
 READERS: Final = 4
 """Threads that read SQLite; one more writes."""
+PAGES: Final = 512
+"""KiB of SQLite's file that each connection holds; the system holds the rest."""
 CONNECTIONS: Final = 16
 """Threads, each with a connection, that work on PostgreSQL."""
 _RACES: Final = {"40001", "40P01", "55P03"}  # serialization failure, deadlock, lock not available
@@ -137,6 +139,7 @@ def _sqlite(url: str, begin: str, *, pool_size: int, readonly: bool) -> Engine:
         # A commit outlives the process however it ends; only a machine that loses power may lose the last ones.
         cursor.execute("PRAGMA synchronous=NORMAL")
         cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.execute(f"PRAGMA cache_size={-PAGES}")
         if readonly:
             cursor.execute("PRAGMA query_only=ON")
         cursor.close()

@@ -73,7 +73,11 @@ def move(connection: Connection, worker_id: str, state: WorkerState, come_from: 
 def end(
     connection: Connection, worker_id: str, *, exit_code: int | None, reason_code: str | None, reason: str | None
 ) -> bool:
-    """Note that a worker is gone, and why, and that its credential is void. False where that was noted before."""
+    """Note that a worker is gone, and why, and that its credential is void. Whether that has to be made known.
+
+    It need not be of a worker that ended by itself, in good order, with all its jobs: nobody has its credential any
+    more, and all that it could speak for is said. The list of those that are void goes to NATS whole, each time.
+    """
     ended = connection.execute(
         update(workers)
         .where(workers.c.id == worker_id, workers.c.state.in_(LIVE))
@@ -86,7 +90,8 @@ def end(
         )
         .returning(workers.c.instance_id, workers.c.user_key, workers.c.expires)
     ).one_or_none()
-    if ended is None:
+    live = select(jobs.c.id).where(jobs.c.worker_id == worker_id, jobs.c.ended.is_(None)).limit(1)
+    if ended is None or (exit_code == 0 and connection.execute(live).first() is None):
         return False
     row = {"instance_id": ended.instance_id, "user_key": ended.user_key, "expires": ended.expires}
     connection.execute(upsert(connection, revocations).values(revoked=utc_now(), **row).on_conflict_do_nothing())
