@@ -11,21 +11,20 @@ import secrets
 import shutil
 import sys
 import time
-from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final
 
 from packaging.specifiers import SpecifierSet
 
 from neartime.contract.programs import Manifest
 from neartime_server.builder import needs, uv
+from neartime_server.builder.once import Once
 from neartime_server.builder.protocol import Tell, tell_nobody
 from neartime_server.builder.uv import Interpreter
 from neartime_server.errors import BuildFailed
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 RESOLVED_SECONDS: Final = 60.0
 """How long it stands what requirements lead to, before the index is asked again."""
@@ -55,7 +54,7 @@ class Environments:
         self._here = uv.this_python()
         self._made: dict[str, Environment] = {}
         self._resolved: dict[str, tuple[str, float]] = {}
-        self._under_way: dict[str, asyncio.Task[Any]] = {}
+        self._once = Once()
 
     async def ensure(self, manifest: Manifest, lock: str | None = None, tell: Tell = tell_nobody) -> Environment:
         """The environment of a program version; it is made where it is not there yet.
@@ -85,10 +84,7 @@ class Environments:
 
     async def close(self) -> None:
         """End what is being made; nothing of it stays."""
-        tasks = list(self._under_way.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._once.close()
 
     def _known(self, digest: str) -> Environment | None:
         made = self._made.get(digest)
@@ -197,20 +193,6 @@ class Environments:
             pid = draft.name.removeprefix(_DRAFT).partition("-")[0]
             if pid.isdigit() and not _alive(int(pid)):
                 shutil.rmtree(draft, ignore_errors=True)
-
-    async def _once(self, key: str, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Do it once for all who want it now. Whoever gives up leaves it to the others."""
-        task = self._under_way.get(key)
-        if task is None:
-            task = self._under_way[key] = asyncio.create_task(work())
-            task.add_done_callback(lambda done: self._ended(key, done))
-        found: T = await asyncio.shield(task)
-        return found
-
-    def _ended(self, key: str, task: asyncio.Task[Any]) -> None:
-        self._under_way.pop(key, None)
-        if not task.cancelled():
-            task.exception()  # whoever asked may have given up: then it is nobody's, and in the log
 
 
 def _digest(lock: str) -> str:
