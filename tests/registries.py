@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import secrets
+import shutil
 import socket
 import ssl
 import subprocess
@@ -19,6 +20,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import bcrypt
+import pytest
 import trustme
 from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
@@ -61,6 +63,7 @@ class Registry:
         authority: Authority | None = None,
         users: Mapping[str, str] | None = None,
         tokens: bool = False,
+        deletes: bool = True,
     ) -> None:
         """
         Args:
@@ -68,6 +71,7 @@ class Registry:
             authority: signs its certificate; without one it speaks HTTP.
             users: their passwords; without them it asks nobody.
             tokens: whether users get tokens from a server beside it (`tokens`), instead of sending passwords to it.
+            deletes: whether it lets anybody delete.
         """
         self.footprint = Footprint.claim()
         self.folder = self.footprint.folder
@@ -83,7 +87,7 @@ class Registry:
         configuration: dict[str, object] = {
             "version": "0.1",
             "log": {"level": "info", "accesslog": {"disabled": False}},
-            "storage": {"filesystem": {"rootdirectory": str(self.folder / "storage")}, "delete": {"enabled": True}},
+            "storage": {"filesystem": {"rootdirectory": str(self.folder / "storage")}, "delete": {"enabled": deletes}},
             "http": http,
         }
         try:
@@ -172,7 +176,8 @@ class Grant:
 
 
 class TokenServer:
-    """Hands out a registry's bearer tokens, as the distribution project's token specification has it (GET alone).
+    """Hands out a registry's bearer tokens, as the distribution project's token specification has it: to whom has a
+    password, or an identity token (by its OAuth 2 form), which here is the password backwards.
 
     Who has the right password may do anything; others get a token that allows nothing.
     """
@@ -198,6 +203,9 @@ class TokenServer:
             def do_GET(self) -> None:
                 server._answer(self)
 
+            def do_POST(self) -> None:
+                server._answer_form(self)
+
             def log_message(self, *_: object) -> None:
                 pass
 
@@ -222,7 +230,17 @@ class TokenServer:
             user, _, password = base64.b64decode(value).decode().partition(":")
             if self.users.get(user) != password:
                 return self._send(request, 401, {"errors": [{"code": "UNAUTHORIZED", "message": "wrong password"}]})
-        query = parse_qs(urlsplit(request.path).query)
+        return self._grant(request, user, parse_qs(urlsplit(request.path).query))
+
+    def _answer_form(self, request: BaseHTTPRequestHandler) -> None:
+        form = parse_qs(request.rfile.read(int(request.headers["Content-Length"])).decode())
+        users = {password[::-1]: name for name, password in self.users.items()}
+        user = users.get(form["refresh_token"][0])
+        if user is None or form["grant_type"] != ["refresh_token"] or not form["client_id"]:
+            return self._send(request, 401, {"errors": [{"code": "UNAUTHORIZED", "message": "wrong token"}]})
+        return self._grant(request, user, form)
+
+    def _grant(self, request: BaseHTTPRequestHandler, user: str | None, query: Mapping[str, list[str]]) -> None:
         scopes = [scope for asked in query.get("scope", []) for scope in asked.split()]
         self.grants.append(Grant(user, scopes))
         access = []
@@ -252,6 +270,16 @@ class TokenServer:
         request.send_header("Content-Length", str(len(encoded)))
         request.end_headers()
         request.wfile.write(encoded)
+
+
+def require_registry() -> None:
+    """Skips the test where the machine has no registry."""
+    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+    if os.geteuid() != 0:
+        pytest.skip("a registry's footprint on the machine takes root to remove")
+    needed = {"docker-registry": "docker-registry", "iptables": "iptables", "ip": "iproute2"}
+    if missing := [package for program, package in needed.items() if not shutil.which(program, path=path)]:
+        pytest.skip(f"no registry to be tested with: apt-get install {' '.join(missing)}")
 
 
 def _base64(data: bytes) -> bytes:
