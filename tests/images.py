@@ -129,7 +129,8 @@ def base_image() -> Image:
     """A minimal Debian with its Python, which is also called `python`."""
     path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     with _turn():
-        return Image((_base(),), {"Env": [f"PATH={path}", "LANG=C.UTF-8"], "Cmd": ["python3"]})
+        labels = {"neartime.python": "/usr/bin/python3", "neartime.python-version": PYTHON}
+        return Image((_base(),), {"Env": [f"PATH={path}", "LANG=C.UTF-8"], "Cmd": ["python3"], "Labels": labels})
 
 
 def runner_image() -> Image:

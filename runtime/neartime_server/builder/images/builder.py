@@ -17,6 +17,7 @@ from neartime.contract.programs import Manifest
 from neartime_server.builder import needs, uv
 from neartime_server.builder.images.layers import Layer, Layers
 from neartime_server.builder.images.recipe import PACKAGES, PROGRAM, RUNNER, Base, Recipe
+from neartime_server.builder.locks import Locks
 from neartime_server.builder.once import Once
 from neartime_server.builder.programs import materialize
 from neartime_server.builder.protocol import Built, Source, Tell, tell_nobody
@@ -65,6 +66,7 @@ class ImageBuilder:
         """
         self._home, self._maker, self._base = home, maker, base
         self._layers = Layers(home / "layers")
+        self._locks = Locks(home / "layers" / "resolved", home / "logs" / "builds")
         self._here = uv.this_python()
         self._once = Once()
 
@@ -80,7 +82,9 @@ class ImageBuilder:
             lock = source.lock
             if lock is None or not needs.serves(lock, base.minor):
                 tell(f"resolving {', '.join(requirements) or 'the runner'} for Python {base.minor}")
-                lock = await self._resolve(base.minor, requirements)
+                lock = await self._locks.resolve(
+                    self._here, requirements, needs.own(base.minor), self._target(base.minor)
+                )
             needs.check_lock(lock)
         recipe = Recipe(base, lock, needs.runner_digest(), source.manifest, source.digest)
         image = await self._once(recipe.tag, lambda: self._image(recipe, source, tell))
@@ -90,6 +94,7 @@ class ImageBuilder:
         return None
 
     async def close(self) -> None:
+        await self._locks.close()
         await self._once.close()
         await self._maker.close()
 
@@ -117,15 +122,6 @@ class ImageBuilder:
             if any(pythons.contains(f"{minor}.{patch}", prereleases=True) for patch in range(40)):
                 return minor
         raise needs.no_python(manifest, ["3.10 to 3.14"])
-
-    async def _resolve(self, minor: str, requirements: list[str]) -> str:
-        wanted = [*requirements, *needs.own(minor)]
-        key = hashlib.sha256("\n".join([minor, *wanted]).encode()).hexdigest()
-
-        async def ask() -> str:
-            return await uv.resolve(self._here, wanted, self._log(f"resolve-{key[:12]}"), self._target(minor))
-
-        return await self._once(f"resolve {key}", ask)
 
     # --- the image
 
