@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 
 import pytest
 from registries import Authority, Registry, require_registry
@@ -48,8 +47,3 @@ async def client() -> AsyncIterator[oci.Registry]:
     """For registries that ask for nothing."""
     async with oci.Registry(piece_bytes=PIECE) as client:
         yield client
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path

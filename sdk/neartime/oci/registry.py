@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import time
@@ -10,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urljoin
+from weakref import WeakValueDictionary
 
 from neartime.errors import DamagedContent, InvalidReference, NotInRegistry
 from neartime.oci.access import CATALOG_SCOPE, repository_scope
@@ -83,6 +85,7 @@ class Registry:
         path = Path(ca) if ca is not None else None
         self._wire = Wire(credentials or Credentials(), ca=path, insecure=insecure, patience=patience)
         self._piece = piece_bytes
+        self._pushing: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
         self._lists = FallbackLists(self.manifest, self._put)
 
     async def __aenter__(self) -> Registry:
@@ -152,7 +155,7 @@ class Registry:
         Raises:
             InvalidReference: it does not have the digest of the reference.
             DamagedContent: it is no JSON object, or did not arrive as it is.
-            RegistryError: a blob that it names is missing.
+            NotInRegistry: a blob that it names is missing.
         """
         if not is_media_type(media_type):
             raise InvalidReference(f"{media_type[:200]!r} is no media type")
@@ -290,14 +293,16 @@ class Registry:
         Raises:
             DamagedContent: the source does not have that size or digest. The registry keeps nothing of it.
         """
-        if await self.blob_exists(reference, digest):
-            return False
-        reader = Reader(source, size)
-        scopes = _scopes(reference, push=True)
-        try:
-            await Upload(self._wire, reference, reader, digest, scopes, self._piece).run()
-        finally:
-            await reader.close()
+        # Of two uploads of a blob at once one would be for nothing, and in the moment in which the second ends,
+        # distribution 2 may not see the blob.
+        async with self._pushing.setdefault((reference.name, digest), asyncio.Lock()):
+            if await self.blob_exists(reference, digest):
+                return False
+            reader = Reader(source, size)
+            try:
+                await Upload(self._wire, reference, reader, digest, _scopes(reference, push=True), self._piece).run()
+            finally:
+                await reader.close()
         return True
 
     async def mount(self, reference: Reference, digest: str, from_repository: str) -> bool:

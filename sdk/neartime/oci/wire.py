@@ -341,6 +341,8 @@ class Wire:
     async def _error(self, ask: Ask, host: _Host, response: httpx.Response) -> Exception:
         status = response.status_code
         words = _said(status, b"" if ask.method == "HEAD" else await _read(response, ask))
+        if "BLOB_UNKNOWN" in words and status == 400:  # distribution 2 says DIGEST_INVALID, too
+            return NotInRegistry(f"can't {ask.doing}: a blob that it names is not there ({words}); push that first")
         if "DIGEST_INVALID" in words:
             return DamagedContent(f"can't {ask.doing}: the content does not have the digest that it goes by ({words})")
         if status in _BUSY or status >= 500:
