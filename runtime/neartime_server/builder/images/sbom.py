@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from cyclonedx.model import HashType
+from cyclonedx.model import HashAlgorithm, HashType
 from cyclonedx.model.bom import Bom
 from cyclonedx.model.component import Component, ComponentType
 from cyclonedx.output.json import JsonV1Dot6
@@ -34,7 +34,7 @@ def of_lock(manifest: Manifest, lock: str) -> bytes:
                 version=version,
                 type=ComponentType.LIBRARY,
                 purl=PackageURL("pypi", name=name, version=version),
-                hashes=[HashType.from_composite_str(f"sha256:{digest}") for digest in _HASH.findall(rest)],
+                hashes=[HashType(alg=HashAlgorithm.SHA_256, content=digest) for digest in _HASH.findall(rest)],
             )
         )
     bom.register_dependency(bom.metadata.component, list(bom.components))
