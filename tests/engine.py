@@ -1,7 +1,7 @@
 """A real Docker Engine of the tests' own: Debian's `dockerd` in a folder, with a socket, a bridge and addresses.
 
-It knows nothing of an engine that the machine may have, and two of them don't meet. It does not forward packets, so
-containers reach the machine itself and each other, and nothing beyond.
+It knows nothing of an engine that the machine may have. It does not forward packets, so containers reach the machine
+itself and each other, and nothing beyond.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 import docker
 import pytest
 from docker.errors import DockerException
-from footprint import Footprint
+from footprint import Footprint, turn
 from images import PYTHON, Image, base_image, runner_image
 from registries import Authority, Registry
 
@@ -29,6 +29,14 @@ NEEDED = {
     "ip": "iproute2",
 }
 """Programs, and the Debian packages that have them. `scripts/engine` installs them."""
+
+_PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/bin:/sbin:/bin"
+
+_IPTABLES = """#!/bin/sh
+# All engines of a machine share these chains. One that starts empties them, which opens the others' closed networks.
+case " $* " in *" -F DOCKER"* | *" -X DOCKER"*) exit 0 ;; esac
+exec {} "$@"
+"""
 
 
 class Engine:
@@ -51,7 +59,7 @@ class Engine:
         self._options = options
         # Nothing of the environment: no proxy, no credentials, no settings of another engine.
         self._environment = {
-            "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/bin:/sbin:/bin",
+            "PATH": f"{self.folder}/bin:{_PATH}",
             "HOME": str(self.folder),
         }
         if trust is not None:
@@ -62,6 +70,9 @@ class Engine:
                 size = ["-o", f"size={disk}"]
                 subprocess.run(["mount", "-t", "tmpfs", *size, "tmpfs", self.folder / "data"], check=True)
             (self.folder / "daemon.json").write_text("{}")  # not the machine's
+            (self.folder / "bin").mkdir()
+            (self.folder / "bin/iptables").write_text(_IPTABLES.format(shutil.which("iptables", path=_PATH)))
+            (self.folder / "bin/iptables").chmod(0o755)
             self._ip("link", "add", self.footprint.bridge, "type", "bridge")
             self._ip("address", "add", f"{self.gateway}/24", "dev", self.footprint.bridge)
             self._ip("link", "set", self.footprint.bridge, "up")
@@ -72,7 +83,9 @@ class Engine:
 
     def start(self) -> None:
         """Starts it, again too, and waits until it answers."""
-        (self.folder / "docker.pid").unlink(missing_ok=True)  # of one that was killed
+        # What one that was killed has left.
+        self.footprint.open()
+        (self.folder / "docker.pid").unlink(missing_ok=True)
         command = [
             "dockerd", "--config-file", self.folder / "daemon.json", "--data-root", self.folder / "data",
             "--exec-root", self.folder / "exec", "--pidfile", self.folder / "docker.pid", "--host", self.url,
@@ -81,7 +94,7 @@ class Engine:
             "--default-address-pool", f"base={self.footprint.pool},size=24",
             "--ip-forward=false", "--ip6tables=false", *self._options,
         ]  # fmt: skip
-        with (self.folder / "log").open("ab") as log:
+        with turn(), (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 list(map(str, command)), stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=self._environment,
                 start_new_session=True, cwd="/",
@@ -147,8 +160,7 @@ def require_engine() -> None:
     """Skips the test where the machine has no engine, or the user may not start one."""
     if os.geteuid() != 0:
         pytest.skip("only root can start a Docker Engine")
-    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
-    if missing := [package for program, package in NEEDED.items() if not shutil.which(program, path=path)]:
+    if missing := [package for program, package in NEEDED.items() if not shutil.which(program, path=_PATH)]:
         pytest.skip(f"no Docker Engine to be tested with: apt-get install {' '.join(missing)}")
 
 

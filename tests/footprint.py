@@ -45,12 +45,12 @@ class Footprint:
     @classmethod
     def claim(cls) -> Footprint:
         """A folder and a range of addresses of one's own. What test processes that were killed have left goes first."""
-        with _turn():
-            for stale in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/claim.json"):
-                with contextlib.suppress(OSError, ValueError):
-                    claim = json.loads(stale.read_text())
-                    if _born(claim["pid"]) != claim["born"]:
-                        cls(stale.parent, IPv4Network(claim["pool"]))._clear()
+        for stale in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/claim.json"):
+            with contextlib.suppress(OSError, ValueError):
+                claim = json.loads(stale.read_text())
+                if _born(claim["pid"]) != claim["born"]:
+                    cls(stale.parent, IPv4Network(claim["pool"])).clear()
+        with turn():
             # Short, since a socket's path holds 107 bytes.
             folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
             pool = random.choice([pool for pool in _RANGE.subnets(new_prefix=20) if not _taken(pool)])
@@ -124,11 +124,13 @@ class Footprint:
 
     # --- and how it goes
 
-    def clear(self) -> None:
-        with _turn():
-            self._clear()
+    def open(self) -> None:
+        """Removes its rules."""
+        for table, rule in self.rules():
+            with contextlib.suppress(subprocess.CalledProcessError):  # someone else's engine has emptied the chain
+                _iptables(table, "-D", *shlex.split(rule.removeprefix("-A ")))
 
-    def _clear(self) -> None:
+    def clear(self) -> None:
         """Ends and removes all of it."""
         deadline = time.monotonic() + 20
         while pids := self.processes():
@@ -140,13 +142,11 @@ class Footprint:
             time.sleep(0.05)
         for point in self.mounts():
             subprocess.run(["umount", "--lazy", point], check=False, capture_output=True)
-        # An engine that starts empties the shared chains, and may be faster.
-        for table, rule in self.rules():
-            with contextlib.suppress(subprocess.CalledProcessError):
-                _iptables(table, "-D", *shlex.split(rule.removeprefix("-A ")))
+        self.open()
         for link in self.links():
             subprocess.run(["ip", "link", "delete", link], check=False, capture_output=True)
-        _remove_chains()
+        with turn():
+            _remove_chains()
         for group in self.cgroups():
             with contextlib.suppress(OSError):
                 group.rmdir()
@@ -156,8 +156,8 @@ class Footprint:
 
 
 @contextlib.contextmanager
-def _turn() -> Iterator[None]:
-    """One test process at a time: two must not take the same addresses, nor the shared chains from under each other."""
+def turn() -> Iterator[None]:
+    """For one process at a time: two must not take the same addresses, nor the shared chains from under each other."""
     with (Path(tempfile.gettempdir()) / f"{_PREFIX}lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -78,3 +78,13 @@ time.sleep(600)
     assert kinds(left[1]) == {"process", "folder"}
     Footprint.claim().clear()
     assert [footprint.left() for footprint in left] == [[], []]
+
+
+def test_an_engine_keeps_its_networks_closed_while_others_come_and_go() -> None:
+    with Engine() as engine:
+        engine.client.networks.create("inner", driver="bridge", internal=True)
+        rules = set(engine.footprint.rules())
+        assert sum("-j DROP" in rule for _, rule in rules) >= 2
+        with Engine():
+            assert set(engine.footprint.rules()) == rules
+        assert set(engine.footprint.rules()) == rules
