@@ -18,6 +18,7 @@ import docker
 import pytest
 from docker.errors import DockerException
 from footprint import Footprint
+from images import PYTHON, Image, base_image, runner_image
 from registries import Authority, Registry
 
 NEEDED = {
@@ -106,6 +107,14 @@ class Engine:
         self.client.close()
         self.process.kill()
         self.process.wait()
+        # containerd is killed with it, a moment later. The next one would wait for it where the process is still to be
+        # seen, which it is for good where nobody buries the dead.
+        number = self.folder / "exec/containerd/containerd.pid"
+        with contextlib.suppress(OSError):
+            deadline = time.monotonic() + 10
+            while int(number.read_text()) in self.footprint.processes() and time.monotonic() < deadline:
+                time.sleep(0.02)
+            number.unlink()
 
     def stop(self) -> None:
         """Ends it, and removes all that it has made."""
@@ -163,6 +172,24 @@ def registry() -> Iterator[Registry]:
     require_engine()
     with Registry() as registry:
         yield registry
+
+
+@pytest.fixture(scope="session")
+def base(engine: Engine, registry: Registry) -> str:
+    """A reference to the base image, in the open registry and in the engine."""
+    return _publish(base_image(), "neartime/base", engine, registry)
+
+
+@pytest.fixture(scope="session")
+def runner(engine: Engine, registry: Registry) -> str:
+    """A reference to the image of the runner, with Qiskit and Aer, in the open registry and in the engine."""
+    return _publish(runner_image(), "neartime/runner", engine, registry)
+
+
+def _publish(image: Image, name: str, engine: Engine, registry: Registry) -> str:
+    image.push(registry.url, name, f"py{PYTHON}")
+    engine.client.images.pull(f"{registry.host}/{name}", f"py{PYTHON}")
+    return f"{registry.host}/{name}:py{PYTHON}"
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,5 @@
-"""The engine and the registries, as fixtures of this folder."""
+"""The engine, the registries and the images, as fixtures of this folder."""
 
-from engine import authority, engine, locked_registry, registry, token_registry
+from engine import authority, base, engine, locked_registry, registry, runner, token_registry
 
-__all__ = ["authority", "engine", "locked_registry", "registry", "token_registry"]
+__all__ = ["authority", "base", "engine", "locked_registry", "registry", "runner", "token_registry"]
