@@ -51,6 +51,11 @@ def folder(home: Path) -> Path:
     return found
 
 
+def door(home: Path, to: str) -> Path:
+    """The socket of the door to these NATS servers. It is alone in a folder, which containers see."""
+    return folder(home) / f"door-{hashlib.sha256(to.encode()).hexdigest()[:_BUILD]}" / f"nats{SUFFIX}"
+
+
 def name(place: Place) -> str:
     """The name of the zygote for this environment and this server's build."""
     return f"{_place(place)}-{build()}"
