@@ -36,7 +36,7 @@ LEAST_FREE = 2 << 30
 """Bytes that should be free where the runtime keeps its data: an environment of Qiskit alone takes 0.5 GB."""
 CLOCK_SECONDS = 30.0
 _CLOCK_GRAIN = 2.0
-"""Seconds by which clocks that agree can seem to differ: a credential names whole seconds and takes a moment to come."""
+"""Seconds by which clocks that agree can seem to differ: a credential names whole seconds, and takes time to come."""
 _SERVER_MODULES = ("alembic", "fastapi", "httptools", "sqlalchemy", "uvicorn", "uvloop")
 
 
