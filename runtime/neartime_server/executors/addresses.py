@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import shutil
 import sys
 import tempfile
 from functools import cache
@@ -35,10 +36,7 @@ def folder(home: Path) -> Path:
     Raises:
         ExecutorError: it can't be had, or is somebody else's.
     """
-    found = home.resolve() / "run" / "zygotes"
-    if len(os.fsencode(found)) + 1 + _NAME > LONGEST:
-        named = hashlib.sha256(os.fsencode(home.resolve())).hexdigest()[:16]
-        found = Path(tempfile.gettempdir()).resolve() / f"neartime-{named}"
+    found = _folder(home)
     try:
         found.mkdir(parents=True, exist_ok=True, mode=0o700)
         status = found.stat(follow_symlinks=False)
@@ -49,6 +47,21 @@ def folder(home: Path) -> Path:
     if len(os.fsencode(found)) + 1 + _NAME > LONGEST:
         raise ExecutorError(f"the folder {found} has too long a path for sockets; set TMPDIR to a shorter one")
     return found
+
+
+def _folder(home: Path) -> Path:
+    found = home.resolve() / "run" / "zygotes"
+    if len(os.fsencode(found)) + 1 + _NAME > LONGEST:
+        named = hashlib.sha256(os.fsencode(home.resolve())).hexdigest()[:16]
+        found = Path(tempfile.gettempdir()).resolve() / f"neartime-{named}"
+    return found
+
+
+def remove_folder(home: Path) -> None:
+    """Take away a home's folder of sockets where it is among temporary files. None of its zygotes may run any more."""
+    found = _folder(home)
+    if not found.is_relative_to(home.resolve()):
+        shutil.rmtree(found, ignore_errors=True)
 
 
 def name(place: Place) -> str:
