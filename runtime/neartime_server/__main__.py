@@ -63,6 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
         logging.basicConfig(
             level=os.environ.get("NEARTIME_LOG_LEVEL", "INFO"), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
         )
+        logging.getLogger("alembic").setLevel(logging.WARNING)  # that the tables are up to date is no news
         from neartime_server.app import serve as run
 
         run(Settings.read(host=options.host, port=options.port), options.ready_file)

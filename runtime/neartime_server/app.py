@@ -10,7 +10,7 @@ import os
 import secrets
 import socket
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import uvicorn
@@ -25,7 +25,7 @@ from neartime_server.bus import Bus, Keys
 from neartime_server.control import Control
 from neartime_server.errors import ConfigurationError
 from neartime_server.executors import Executor, ProcessExecutor
-from neartime_server.settings import Settings
+from neartime_server.settings import FAULT_SUFFIX, Settings
 from neartime_server.store import Store, instances, tokens
 from neartime_server.store.tokens import Principal, Role
 
@@ -138,17 +138,35 @@ def _embedded_nats(home: Path) -> str:
 def serve(settings: Settings, ready_file: Path | None = None) -> None:
     """Run the server until SIGTERM or SIGINT. Running jobs go on without it.
 
-    When it takes requests, `ready_file` (home/run/server.json) holds its URL, port and process id.
+    When it takes requests, `ready_file` (home/run/server.json) holds its URL, port and process id. When it can't start
+    as it is configured, a file beside that (home/run/server.fault) holds why, for whoever waits for it.
 
     Raises:
-        ConfigurationError: the address can't be listened on.
+        ConfigurationError: the address can't be listened on, or a part can't start as it is configured.
     """
+    ready_file = ready_file or settings.home / "run" / "server.json"
+    fault_file = ready_file.with_suffix(FAULT_SUFFIX)
+    for file in (ready_file, fault_file):
+        file.unlink(missing_ok=True)  # of a server before this one
+    try:
+        started = _serve(settings, ready_file)
+    except ConfigurationError as error:
+        fault_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _write_private(fault_file, f"{error}\n")
+        raise
+    if not started:
+        raise ConfigurationError("the server did not start; its log says why")
+
+
+def _serve(settings: Settings, ready_file: Path) -> bool:
+    """Whether it took requests, until it was told to end."""
     listener = _listen(settings)
     port = listener.getsockname()[1]
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     url = settings.public_url or f"http://{host}:{port}"
+    gate = create_app(settings)
     config = uvicorn.Config(
-        create_app(settings),
+        gate,
         loop="uvloop",
         http="httptools",
         ws="none",
@@ -158,12 +176,12 @@ def serve(settings: Settings, ready_file: Path | None = None) -> None:
         date_header=False,
         timeout_graceful_shutdown=SHUTDOWN_GRACE,
     )
-    ready_file = ready_file or settings.home / "run" / "server.json"
-    ready_file.unlink(missing_ok=True)  # of a server before this one
     server = _Server(config, ready_file, url, port)
-    server.run(sockets=[listener])
-    if not server.started:
-        raise ConfigurationError("the server did not start; its log says why")
+    with suppress(SystemExit):  # which is how it says that a part did not start
+        server.run(sockets=[listener])
+    if gate.fault is not None:
+        raise gate.fault
+    return server.started
 
 
 class _Server(uvicorn.Server):

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 PREFIX = "NEARTIME_"
+FAULT_SUFFIX = ".fault"
+"""Of the file, beside the one that says where a server is, that says why it can't start as it is configured."""
 
 
 def _home() -> Path:

@@ -96,6 +96,15 @@ def test_inputs_that_do_not_fit_the_schema_are_refused_all_at_once_and_nothing_i
     assert len(messages) == 2
     assert faults(client.post("/jobs", json={"program_id": "hello", "params": {"count": "x" * (2 << 20)}}))
     assert faults(client.post("/jobs", json={"program_id": "hello"}))
+    assert faults(client.post("/jobs", json={"program_id": "hello", "params": [1]})) == {"inputs": "invalid_input"}
+    every = client.post("/jobs", json={"program_id": "hello", "params": {"count": -3, "shots": 1}, "tag": 1, "cost": 0})
+    assert faults(every) == {
+        "tag": "invalid_request",
+        "cost": "invalid_request",
+        "inputs.count": "invalid_input",
+        "inputs.shots": "invalid_input",
+    }
+    assert faults(client.post("/jobs", json={"program_id": "nothing", "tag": 1})) == {"tag": "invalid_request"}
     assert client.get("/jobs").json()["count"] == 0
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from neartime.cli import starters
+from neartime.cli import doctor, starters
 from neartime.cli.app import app, run
 from neartime.cli.jobs import is_path, read_inputs
 from neartime.cli.reference import commands, page
@@ -146,3 +146,9 @@ def test_an_account_is_saved_for_its_owner_alone_and_its_token_never_shown(
     shown = capsys.readouterr().out
     assert "https://lab" in shown
     assert "s3cret" not in shown + result.output
+
+
+def test_a_clock_is_said_to_agree_to_be_off_or_to_be_too_far_off() -> None:
+    assert [doctor.clock(ahead).found for ahead in (-0.04, 0.0, 0.96)] == ["agrees with the server's"] * 3
+    assert (doctor.clock(4.2).ok, doctor.clock(4.2).found) == (True, "4 s ahead of the server's")
+    assert (doctor.clock(-90.0).ok, doctor.clock(-90.0).found) == (False, "90 s behind the server's")

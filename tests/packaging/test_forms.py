@@ -272,6 +272,16 @@ def test_arguments_win_over_metadata_and_metadata_over_program_toml(tmp_path: Pa
     assert (made.backends.min_num_qubits, made.backends.simulator) == (3, True)
 
 
+def test_a_key_in_a_place_where_it_does_nothing_is_refused_with_all_other_faults(tmp_path: Path) -> None:
+    toml = 'name = "a"\ndescripton = ""\n[metadata]\nauthor = "the lab"\nrequirements = ["scipy"]\n'
+    source = folder(tmp_path / "a", {"program.py": MAIN, "program.toml": toml})
+    error = refused(source, metadata={"descripton": "", "version": "2"})
+    assert paths(error) == ["metadata.descripton", "manifest.metadata.requirements", "manifest.descripton"]
+    assert paths(refused(lambda backend, user_messenger: 1, name="a", metadata={"parametrs": {}})) == [
+        "metadata.parametrs"
+    ]
+
+
 def test_faults_of_arguments_are_told_as_those_of_program_toml() -> None:
     error = refused(MAIN, name="x", requirments=["a"], resources={"cpus": 3}, typed=True)
     assert set(paths(error)) == {"manifest.requirments", "manifest.resources.cpus", "manifest.typed"}

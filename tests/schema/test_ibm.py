@@ -131,3 +131,32 @@ def test_what_is_of_the_wrong_type_is_named_by_the_manifests_own_check() -> None
 def test_any_name_makes_one_that_a_program_can_have_or_none(name: str) -> None:
     made = ibm.slug(name)
     assert made == "" or manifest_faults({"name": made}) == []
+
+
+def test_a_key_that_was_meant_for_something_and_would_do_nothing_is_a_fault() -> None:
+    bad = {
+        "descripton": "a text",
+        "Max-Execution-Time": 3,
+        "requirements": ["scipy"],
+        "version": "2.1",
+        "author": "the lab",
+        "spec": {
+            "parametrs": {},
+            "max_execution_time": 300,
+            "backend_requirements": {"min_num_qubit": 5, "input_allowed": ["job"]},
+        },
+    }
+    assert [str(fault) for fault in ibm.misplaced(bad, "metadata")] == [
+        "metadata.descripton: is not known; did you mean description?",
+        "metadata.Max-Execution-Time: is not known; did you mean max_execution_time?",
+        "metadata.requirements: is a key of the manifest: it goes into program.toml, or is passed as requirements=…",
+        "metadata.spec.parametrs: is not known; did you mean parameters?",
+        "metadata.spec.max_execution_time: belongs beside spec, not in it",
+        "metadata.spec.backend_requirements.min_num_qubit: is not known; did you mean min_num_qubits?",
+    ]
+    assert ibm.misplaced(VQE) == ibm.misplaced(FIRST_FORM) == []
+
+
+def test_what_a_server_tells_of_a_program_is_no_fault_when_it_comes_back() -> None:
+    told = {"id": "a", "name": "a", "creation_date": "today", "update_date": "today", "is_public": True, "cost": 3}
+    assert ibm.misplaced({**told, "spec": ibm.spec(manifest(VQE))}) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -15,7 +16,7 @@ from neartime.contract.ids import new_id
 from neartime.contract.problem import ErrorCode
 from neartime.contract.version import CONTRACT_VERSION, VERSION_HEADER, incompatible
 from neartime_server.api import problems
-from neartime_server.errors import Refused
+from neartime_server.errors import ConfigurationError, Refused
 from neartime_server.store.tokens import Principal
 
 log = logging.getLogger(__name__)
@@ -58,10 +59,12 @@ class Gate:
         self.app = app
         self._authenticate = authenticate
         self._max_body_bytes = max_body_bytes
+        self.fault: ConfigurationError | None = None
+        """Why the server can't start as it is configured."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self.app(scope, receive, send)
+            await self.app(scope, receive, self._told(send))
             return
         trace = new_id()
         started = ended = False
@@ -95,6 +98,17 @@ class Gate:
             if isinstance(error, Refused) and error.status in (401, 413):
                 answer.headers["Connection"] = "close"  # the rest of the body is not read
             await answer(scope, receive, marked)
+
+    def _told(self, send: Send) -> Send:
+        """What an operator has to mend is said by whoever runs the server, in its own words: a traceback hides them."""
+
+        async def told(message: Message) -> None:
+            error = sys.exception()
+            if message["type"] == "lifespan.startup.failed" and isinstance(error, ConfigurationError):
+                self.fault, message = error, {"type": message["type"]}
+            await send(message)
+
+        return told
 
     async def _principal(self, headers: Headers) -> Principal:
         scheme, _, token = headers.get("authorization", "").partition(" ")

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Row
 from neartime import schema
 from neartime.contract.events import SEQUENCE_HEADER, encode_log
 from neartime.contract.jobs import MAX_TAGS, JobAccepted, JobMetrics, JobPage, JobRequest, JobStatus, JobView, Tag
-from neartime.contract.problem import ErrorCode
+from neartime.contract.problem import ErrorCode, Fault
 from neartime_server.api import bodies, submission
 from neartime_server.api.services import (
     JSON,
@@ -78,15 +78,20 @@ async def submit(request: Request, here: Here, caller: Caller) -> Response:
     def look(connection: Connection) -> idempotency.Answer | Version:
         if key and (answer := idempotency.find(connection, key)):
             return answer
-        return _version(here, connection, caller.instance_id, wanted)
+        try:
+            return _version(here, connection, caller.instance_id, wanted)
+        except Refused:
+            asked.check()  # what is wrong with the request itself comes first
+            raise
 
     found = await here.store.read(look)
     if isinstance(found, idempotency.Answer):
         return answered(found)
-    check = (asked.value, found.manifest.schemas.inputs, "inputs")
-    faults = await asyncio.to_thread(schema.faults, *check) if beside else schema.faults(*check)
-    if faults:
-        raise Refused.faults(ErrorCode.INVALID_INPUT, faults)
+    check = (asked.value, found.manifest.schemas.inputs)
+    faults = await asyncio.to_thread(_input_faults, *check) if beside else _input_faults(*check)
+    if faults or asked.faults:
+        of_request = Refused.faults(ErrorCode.INVALID_REQUEST, asked.faults).problems
+        raise Refused(422, of_request + Refused.faults(ErrorCode.INVALID_INPUT, faults).problems)
     remember = remembering(key, 201)
 
     def within(connection: Connection, accepted: JobAccepted) -> None:
@@ -256,6 +261,13 @@ async def set_tags(job_id: str, body: Tags, here: Here, caller: Caller) -> Respo
     ):
         raise _no_job(job_id)
     return Response(status_code=204)
+
+
+def _input_faults(value: Any, declared: dict[str, Any] | None) -> list[Fault]:
+    if not isinstance(value, dict):
+        return [Fault(path="inputs", message="expected an object, the program's inputs by name")]
+    found: list[Fault] = schema.faults(value, declared, "inputs")
+    return found
 
 
 def _version(here: Services, connection: Connection, instance_id: str, wanted: JobRequest) -> Version:

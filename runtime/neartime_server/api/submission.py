@@ -26,6 +26,8 @@ from neartime_server.errors import Refused
 LONG: Final = 64 << 10
 """Bytes from which on a string of a large body is left out."""
 _SAMPLE: Final = 1024
+_PROGRAM: Final = frozenset({"program_id", "program_version"})
+"""What says which schema the inputs are held against."""
 _DECODER: Final = json.JSONDecoder()
 _SPACE: Final = re.compile(r"[ \t\n\r]*")
 WINDOW: Final = 1 << 20
@@ -39,10 +41,18 @@ _UNPLAIN: Final = bytes([*range(0x20), ord("\\")])
 @dataclass(frozen=True)
 class Submission:
     request: JobRequest
+    """Without the members that have `faults`."""
     span: tuple[int, int] | None
     """Where `params` lies in the body, from and to; None where it was left out, which means `{}`."""
     value: Any
     """`params` as parsed JSON, for the check against the schema."""
+    faults: tuple[Fault, ...] = ()
+    """Of its members but `params`. It is to be refused; with those of the inputs, where their schema can be had."""
+
+    def check(self) -> None:
+        """Raises Refused (422) where it has faults."""
+        if self.faults:
+            raise Refused.faults(ErrorCode.INVALID_REQUEST, self.faults)
 
 
 class LongString(str):
@@ -64,7 +74,7 @@ def read(body: bytes | mmap.mmap) -> Submission:
     """Take a submission apart.
 
     Raises:
-        Refused: 422, the body is no JSON object, or its members have faults.
+        Refused: 422, the body is no JSON object, or does not say which program is meant.
     """
     try:
         members, span = _members(body) if isinstance(body, bytes) else _large_members(body)
@@ -72,14 +82,19 @@ def read(body: bytes | mmap.mmap) -> Submission:
         reason = "is nested too deep" if isinstance(error, RecursionError) else str(error)
         raise Refused.faults(ErrorCode.INVALID_REQUEST, [Fault(path="body", message=reason)]) from error
     value = members.pop("params", {})
-    if not isinstance(value, dict):
-        fault = Fault(path="inputs", message="expected an object, the program's inputs by name")
-        raise Refused.faults(ErrorCode.INVALID_INPUT, [fault])
     try:
-        request = JobRequest.model_validate(members)
+        return Submission(JobRequest.model_validate(members), span, value)
     except ValidationError as error:
-        raise Refused.faults(ErrorCode.INVALID_REQUEST, problems.faults(error.errors())) from error
-    return Submission(request, span, value)
+        found = error
+    faults = problems.faults(found.errors())
+    bad = {one["loc"][0] for one in found.errors() if one["loc"]}
+    try:
+        if bad & _PROGRAM:
+            raise found
+        request = JobRequest.model_validate({name: one for name, one in members.items() if name not in bad})
+    except ValidationError:
+        raise Refused.faults(ErrorCode.INVALID_REQUEST, faults) from found
+    return Submission(request, span, value, tuple(faults))
 
 
 def _members(body: bytes) -> tuple[dict[str, Any], tuple[int, int] | None]:

@@ -35,6 +35,9 @@ def check(upload: ProgramUpload, current: tuple[Program, bytes] | None = None) -
     problems: list[Problem] = []
     declared = _declared(upload, current[0].version.manifest if current else None)
     manifest: Manifest | None = None
+    if upload.manifest is None and upload.spec is not None:
+        misplaced = ibm.misplaced({ibm.SPEC: upload.spec})
+        problems += [_fault(ErrorCode.INVALID_MANIFEST, fault) for fault in misplaced]
     if declared is None:
         problems.append(_problem(ErrorCode.INVALID_MANIFEST, "manifest", "is missing"))
     elif found := schema.manifest_faults(declared):

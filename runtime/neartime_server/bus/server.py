@@ -21,6 +21,9 @@ RESOLVER_INTERVAL = "2m"
 RESERVABLE = 1 << 50
 """Bytes that the instances' quotas may add up to. They are limits, not a promise that the disk is that large; NATS' own
 default would refuse the tenth instance on a laptop."""
+CLOSED_CLIENTS = 100
+"""Connections that have ended and that NATS still tells of. It keeps a few KiB of each, and by default 10,000 of them:
+each worker and each client makes one."""
 
 
 def find_binary() -> str:
@@ -75,6 +78,7 @@ class NatsServer:
             f"resolver_preload: {{ {system.public}: {claims.system_account(self._keys.operator, system)} }}\n"
             f'jetstream {{ store_dir: "{self.folder / "js"}", max_file_store: {RESERVABLE} }}\n'
             f"write_deadline: 10s\n"
+            f"max_closed_clients: {CLOSED_CLIENTS}\n"
         )
 
     async def start(self) -> None:

@@ -29,7 +29,7 @@ M = TypeVar("M", bound=BaseModel)
 COMMAND_SECONDS: Final = 3.0
 """How long a worker may take to answer a command."""
 REMEMBERED: Final = 4096
-"""Workers whose newest counter is kept in mind."""
+"""Workers whose newest counter and key are kept in mind, whether they live or not: some 400 bytes each."""
 NEARLY_FULL: Final = 0.7
 """Of `BULK`'s bytes: from there on, what is in the store too has to go."""
 PURGED_AT_ONCE: Final = 500
@@ -203,20 +203,17 @@ class Tenant:
         worker_id = message.subject.rpartition(".")[2]
         if not is_id(worker_id):
             return None
-        key = self._control_keys.get(worker_id)
-        if key is None:
-            key = self._control_keys[worker_id] = self._keys.control_key(worker_id)
+        key = self._control_keys.get(worker_id) or self._keys.control_key(worker_id)
         headers: Any = message.headers
         valid = launch.verify(key, message.subject, headers, message.data, self._heard.get(worker_id, 0))
         if valid is None:
             log.debug("a message on %s was not signed by its worker, or not new", message.subject)
             return None
         self._heard.pop(worker_id, None)
-        self._heard[worker_id] = valid[1]
+        self._heard[worker_id], self._control_keys[worker_id] = valid[1], key
         if len(self._heard) > REMEMBERED:
             oldest = next(iter(self._heard))
-            del self._heard[oldest]
-            self._control_keys.pop(oldest, None)
+            del self._heard[oldest], self._control_keys[oldest]
         try:
             return kind.model_validate_json(valid[0])
         except ValidationError as error:

@@ -33,6 +33,8 @@ from neartime_server.errors import ConfigurationError
 from neartime_server.settings import Settings
 
 _READY = "ready"
+MISCONFIGURED = 2
+"""Exit status of `python -m neartime_server` where settings have to be mended."""
 
 
 def up(port: int | None = None, *, foreground: bool = False, ready_fd: int | None = None) -> dict[str, Any]:
@@ -136,7 +138,8 @@ def _start(settings: Settings, port: int | None) -> Up:
         said = pipe.read()  # until the watchdog is ready, or has ended
     found = read_up(settings.home)
     if said != _READY or found is None:
-        process.wait(STOP_SECONDS)
+        if process.wait(STOP_SECONDS) == MISCONFIGURED and (why := log_tail(log, since)):
+            raise ConfigurationError(why)  # which is all that it has said
         raise ConfigurationError(f"the runtime did not come up; its log, {log}, ends with:\n{log_tail(log, since)}")
     return found
 

@@ -14,6 +14,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from neartime_server.executors import addresses
+
 RUNNERS = ({"neartime_runner"}, {"neartime_server", "door"})
 """What the command lines of zygotes and workers, and of doors, name."""
 _PROC = Path("/proc")
@@ -116,9 +118,12 @@ def runners_of(home: Path) -> list[Process]:
 
 
 def end_runners(home: Path, grace: float) -> list[Process]:
-    """End every zygote and worker of a home. A zygote may fork while it is being ended, so it is looked twice."""
+    """End every zygote and worker of a home. A zygote may fork while it is being ended, so it is looked twice. What
+    they left among temporary files goes with them."""
     ended = end(runners_of(home), grace)
-    return ended + end(runners_of(home), 0.5)
+    ended += end(runners_of(home), 0.5)
+    addresses.remove_folder(home)
+    return ended
 
 
 def _table() -> list[_Row]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from neartime_server.errors import ConfigurationError
+from neartime_server.settings import FAULT_SUFFIX
 
 START_SECONDS = 60.0
 STOP_SECONDS = 15.0
@@ -49,11 +50,14 @@ class ApiServer:
         """Start it and wait until it takes requests.
 
         Raises:
-            ConfigurationError: it does not come up; with the end of its log.
+            ConfigurationError: it can't, as it is configured, and says why; or it does not come up: with the end of its
+                log.
         """
         ready = self.home / "run" / "server.json"
+        fault = ready.with_suffix(FAULT_SUFFIX)
         ready.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        ready.unlink(missing_ok=True)
+        for file in (ready, fault):
+            file.unlink(missing_ok=True)
         self.log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with self.log.open("ab") as output:
             since = output.tell()
@@ -62,6 +66,8 @@ class ApiServer:
         while not ready.exists():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 await self.stop()
+                if fault.exists():
+                    raise ConfigurationError(fault.read_text().strip())
                 raise ConfigurationError(f"the API server did not start:\n{log_tail(self.log, since)}")
             await asyncio.sleep(0.01)
         told = json.loads(ready.read_text())

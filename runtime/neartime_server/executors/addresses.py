@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import shutil
 import sys
 import tempfile
 from functools import cache
@@ -35,10 +36,7 @@ def folder(home: Path) -> Path:
     Raises:
         ExecutorError: it can't be had, or is somebody else's.
     """
-    found = home.resolve() / "run" / "zygotes"
-    if len(os.fsencode(found)) + 1 + _NAME > LONGEST:
-        named = hashlib.sha256(os.fsencode(home.resolve())).hexdigest()[:16]
-        found = Path(tempfile.gettempdir()).resolve() / f"neartime-{named}"
+    found = _folder(home)
     try:
         found.mkdir(parents=True, exist_ok=True, mode=0o700)
         status = found.stat(follow_symlinks=False)
@@ -54,6 +52,21 @@ def folder(home: Path) -> Path:
 def door(home: Path, to: str) -> Path:
     """The socket of the door to these NATS servers. It is alone in a folder, which containers see."""
     return folder(home) / f"door-{hashlib.sha256(to.encode()).hexdigest()[:_BUILD]}" / f"nats{SUFFIX}"
+
+
+def _folder(home: Path) -> Path:
+    found = home.resolve() / "run" / "zygotes"
+    if len(os.fsencode(found)) + 1 + _NAME > LONGEST:
+        named = hashlib.sha256(os.fsencode(home.resolve())).hexdigest()[:16]
+        found = Path(tempfile.gettempdir()).resolve() / f"neartime-{named}"
+    return found
+
+
+def remove_folder(home: Path) -> None:
+    """Take away a home's folder of sockets where it is among temporary files. None of its zygotes may run any more."""
+    found = _folder(home)
+    if not found.is_relative_to(home.resolve()):
+        shutil.rmtree(found, ignore_errors=True)
 
 
 def name(place: Place) -> str:

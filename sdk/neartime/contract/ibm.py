@@ -13,9 +13,13 @@ fail by a stale description: they are kept as they are, in the manifest's metada
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
+
+from neartime.contract.problem import Fault
+from neartime.contract.programs import Manifest
 
 SPEC = "spec"
 """The key of a manifest's metadata that holds what of a spec has no place of its own in a manifest."""
@@ -23,6 +27,10 @@ TITLE = "title"
 """The key of a manifest's metadata that holds a name as it was, where it can't be a program's."""
 _PARTS = ("backend_requirements", "parameters", "return_values", "interim_results")
 _KNOWN = frozenset({"name", "description", "cost", "max_execution_time", SPEC, *_PARTS})
+_OWN = frozenset(Manifest.model_fields) - {"name", "description", "max_execution_time", "typed", "kind", "pickled_with"}
+"""Keys of a manifest, as an author may write them, that are not Qiskit Runtime's too."""
+_NEAR = 0.8
+"""How alike, of 1, an unknown key and a known one are where the one is taken for a misspelling of the other."""
 _REQUIREMENTS = {"min_num_qubits": "min-num-qubits", "simulator": "simulator", "names": "names"}
 _TYPES = {
     "int": "integer",
@@ -72,6 +80,35 @@ def fields(metadata: Mapping[str, Any]) -> dict[str, Any]:
     if kept:
         found["metadata"] = kept
     return found
+
+
+def misplaced(metadata: Mapping[str, Any], root: str = "") -> list[Fault]:
+    """Keys of a metadata dictionary, or of its spec, that were surely meant for something and would do nothing: a known
+    one misspelt, or a manifest's own. Others are no fault, since they are kept."""
+    found = list(_misplaced(metadata, _KNOWN, _OWN, f"{root}."))
+    if isinstance(spec := metadata.get(SPEC), Mapping):
+        found += _misplaced(spec, frozenset(_PARTS), _OWN | {"cost", "max_execution_time"}, f"{root}.{SPEC}.")
+    for within, where in ((metadata, root), (spec, f"{root}.{SPEC}")):
+        required = within.get("backend_requirements") if isinstance(within, Mapping) else None
+        if isinstance(required, Mapping):
+            found += _misplaced(required, _REQUIREMENTS.keys(), frozenset(), f"{where}.backend_requirements.")
+    return [Fault(path=fault.path.lstrip("."), message=fault.message) for fault in found]
+
+
+def _misplaced(keys: Iterable[Any], known: Iterable[str], elsewhere: frozenset[str], where: str) -> Iterator[Fault]:
+    for key in keys:
+        word = str(key).lower().replace("-", "_")
+        if key in known:
+            continue
+        if word in elsewhere and word in _KNOWN:
+            message = f"belongs beside {SPEC}, not in it"
+        elif word in elsewhere:
+            message = f"is a key of the manifest: it goes into program.toml, or is passed as {word}=…"
+        elif near := difflib.get_close_matches(word, [*known, *elsewhere], n=1, cutoff=_NEAR):
+            message = f"is not known; did you mean {near[0]}?"
+        else:
+            continue
+        yield Fault(path=f"{where}{key}", message=message)
 
 
 def _of_spec(given: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:

@@ -22,8 +22,13 @@ COUNTER_HEADER = "Neartime-Counter"
 SIGNATURE_HEADER = "Neartime-Signature"
 
 
+# Pydantic would keep thousands of short strings that it has read, for the next time that they come. Those here are ids
+# and keys: they don't come again, and a worker would find those of the workers before it in its memory.
+_PARSING = ConfigDict(cache_strings="keys")
+
+
 class Model(BaseModel):
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, **_PARSING)
 
 
 # --- the launch document
@@ -115,7 +120,7 @@ class Drain(Model):
 
 
 Command = Annotated[Start | Cancel | Drain, Field(discriminator="type")]
-COMMAND: TypeAdapter[Start | Cancel | Drain] = TypeAdapter(Command)
+COMMAND: TypeAdapter[Start | Cancel | Drain] = TypeAdapter(Command, config=_PARSING)
 
 
 class Answer(Model):
@@ -213,7 +218,7 @@ class Forget(Model):
 
 
 ZygoteRequest: TypeAdapter[Spawn | Kill | Forget] = TypeAdapter(
-    Annotated[Spawn | Kill | Forget, Field(discriminator="type")]
+    Annotated[Spawn | Kill | Forget, Field(discriminator="type")], config=_PARSING
 )
 
 
@@ -243,7 +248,7 @@ class ZygoteState(Model):
 
 
 ZygoteEvent: TypeAdapter[Spawned | WorkerExit | ZygoteState] = TypeAdapter(
-    Annotated[Spawned | WorkerExit | ZygoteState, Field(discriminator="type")]
+    Annotated[Spawned | WorkerExit | ZygoteState, Field(discriminator="type")], config=_PARSING
 )
 
 Start.model_rebuild()

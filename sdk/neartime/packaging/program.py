@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -87,12 +87,13 @@ def package(
     """
     if metadata is not None and not isinstance(metadata, Mapping):
         raise PackagingError(f"metadata is a dictionary, not {type(metadata).__name__}")
+    misplaced = ibm.misplaced(metadata or {}, "metadata")
     said = [_normal(ibm.fields(metadata or {})), _normal(overrides)]
     if callable(data) and not isinstance(data, (str, os.PathLike)):
-        return _of_function(data, said)
+        return _of_function(data, said, misplaced)
     files = _files(data)
     declared = _merged([{"name": files.name}, _program_toml(files), *said])
-    _check(declared)
+    _check(declared, misplaced)
     if "entry-point" not in declared:
         declared["entry-point"] = entry.find(files.contents)
     _complete(declared, files)
@@ -100,10 +101,10 @@ def package(
     return Package(read_manifest(declared), pack(files.contents, files.executable))
 
 
-def _of_function(data: Callable[..., Any], said: list[dict[str, Any]]) -> Package:
+def _of_function(data: Callable[..., Any], said: list[dict[str, Any]], misplaced: list[Fault]) -> Package:
     pickled = function.pickle(data)
     declared = _merged([{"name": ibm.slug(pickled.name)}, *said])
-    _check(declared)
+    _check(declared, misplaced)
     if pickled.inputs is not None:
         declared["typed"] = True
         declared["schemas"] = {"inputs": pickled.inputs, **declared.get("schemas", {})}
@@ -198,9 +199,9 @@ def _complete(declared: dict[str, Any], files: Files) -> None:
         declared["schemas"] = {**derived.schemas, **declared.get("schemas", {})}
 
 
-def _check(declared: dict[str, Any], *, packaged: bool = False) -> None:
-    """Raises PackagingError with every fault of the manifest."""
-    found = [] if packaged else _reserved(declared)
+def _check(declared: dict[str, Any], misplaced: Sequence[Fault] = (), *, packaged: bool = False) -> None:
+    """Raises PackagingError with every fault of the manifest, and of what it was made of."""
+    found = [*misplaced, *([] if packaged else [*_reserved(declared), *_in_metadata(declared)])]
     if not declared.get("name"):
         found.append(Fault(path="manifest.name", message="is missing: pass name=…, or write it into program.toml"))
     known = {fault.path for fault in found}
@@ -212,3 +213,12 @@ def _check(declared: dict[str, Any], *, packaged: bool = False) -> None:
 def _reserved(declared: Mapping[str, Any]) -> list[Fault]:
     message = "is found out when the program is packaged, and not written"
     return [Fault(path=f"manifest.{key}", message=message) for key in _FOUND_OUT if key in declared]
+
+
+def _in_metadata(declared: Mapping[str, Any]) -> list[Fault]:
+    """Keys of the manifest that came to lie in its metadata, as they do in TOML below the line `[metadata]`."""
+    kept = declared.get("metadata")
+    keys = [str(key) for key in kept] if isinstance(kept, Mapping) else []
+    astray = _KEYS - {"name", "description", "metadata", *_FOUND_OUT}
+    message = "is a key of the manifest itself; in program.toml it stands above the first [table]"
+    return [Fault(path=f"manifest.metadata.{key}", message=message) for key in keys if key.replace("_", "-") in astray]
