@@ -344,14 +344,12 @@ class RuntimeJob:
             return
         kind = JobCancelled if final.status is JobStatus.CANCELLED else JobFailed
         try:
-            lines = self.logs().splitlines()[-LOG_TAIL:]
+            log = self.logs().rstrip().splitlines()
         except NeartimeError:
-            lines = []  # the reason is worth more than the log
-        tail = "\n".join(lines)
+            log = []  # the reason is worth more than the log
+        tail = "\n".join(log[-LOG_TAIL:])
         reason = (final.reason or "no reason was given").rstrip()
-        said = reason.splitlines()
-        while lines and lines[-1] in said:  # the traceback, which the log has, too
-            del lines[-1]
+        lines = _unsaid(log, reason.splitlines())[-LOG_TAIL:]
         code = f" ({final.reason_code.value})" if final.reason_code else ""
         message = f"job {self.job_id()} {'was cancelled' if kind is JobCancelled else 'failed'}{code}: {reason}"
         if kind is JobFailed and lines:
@@ -465,6 +463,17 @@ def _accepted(view: JobView | None) -> JobAccepted:
     return JobAccepted(
         id=view.id, backend=view.backend, session_id=view.session_id, program_version=view.program.version
     )
+
+
+def _unsaid(log: list[str], reason: list[str]) -> list[str]:
+    """The log without what a reason ends with: a traceback, or the log's own last lines."""
+    last = log[-(len(reason) + LOG_TAIL) :]  # what came through another pipe may stand behind it
+    before = log[: len(log) - len(last)]
+    for size in range(min(len(reason), len(last)), 0, -1):
+        for at in range(len(last) - size, -1, -1):
+            if last[at : at + size] == reason[-size:]:
+                return [*before, *last[:at], *last[at + size :]]
+    return log
 
 
 def _left(deadline: float | None) -> float | None:

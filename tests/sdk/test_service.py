@@ -192,6 +192,8 @@ def test_a_failed_job_raises_with_the_programs_traceback_and_the_end_of_its_log(
     assert caught.value.job_id == job.job_id()
     assert "counting to 2" in caught.value.log_tail
     assert 'raise ValueError("counted too far")' in (job.error_message() or "")
+    assert str(caught.value).count('raise ValueError("counted too far")') == 1, "the log's traceback is the reason's"
+    assert str(caught.value).endswith("The end of its log:\ncounting to 2")
     assert job.errored()
     assert job.interim_results() == [0, 1]
 

@@ -1,0 +1,23 @@
+"""What the error of a failed job says beside its reason."""
+
+from __future__ import annotations
+
+import pytest
+
+from neartime.job import _unsaid
+
+TRACEBACK = ["Traceback (most recent call last):", '  File "program.py", line 3, in main', "ValueError: no"]
+
+
+@pytest.mark.parametrize(
+    ("log", "reason", "left"),
+    [
+        (["a", "b"], ["killed"], ["a", "b"]),
+        (["a", *TRACEBACK], ["ValueError: no", *TRACEBACK], ["a"]),
+        ([*TRACEBACK, "through another pipe"], ["ValueError: no", *TRACEBACK], ["through another pipe"]),
+        (["a", "b", "c"], ["killed", "last lines of its log:", "b", "c"], ["a"]),
+        ([], TRACEBACK, []),
+    ],
+)
+def test_the_end_of_a_log_does_not_repeat_the_reason(log: list[str], reason: list[str], left: list[str]) -> None:
+    assert _unsaid(log, reason) == left
