@@ -7,7 +7,7 @@ import concurrent.futures
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timezone
 from functools import partial
 from typing import Any, TypeVar
 
@@ -273,7 +273,7 @@ class RuntimeJob:
         watch, last_index = Watch(self.job_id(), self.session_id), 0
         stream = connection.feed.stream.events(session_id=self.session_id, job_id=self.job_id())
         for event in self._in_time(connection.loop.iterate(stream, timeout), timeout):
-            when = datetime.fromtimestamp(event.time).astimezone()
+            when = datetime.fromtimestamp(event.time, timezone.utc)
             connection.loop.call(connection.feed.take, watch, event)
             if event.kind == "status":
                 status = event.status()

@@ -9,14 +9,21 @@ from typing import Annotated, Any
 
 import typer
 
-from neartime.cli.console import Json, Output, Timeout, moment, service
+from neartime.cli.console import Json, Output, Timeout, facts, moment, service
 from neartime.cli.follow import follow, show_result
 from neartime.contract.jobs import MAX_PRIORITY, JobStatus, JobView
-from neartime.errors import InvalidInput, NotFound
+from neartime.errors import InvalidInput, InvalidRequest, NotFound
 from neartime.options import RuntimeOptions, seconds
 
 app = typer.Typer(help="Jobs: what was run, and what came of it.", no_args_is_help=True)
 
+_OPTIONS = {
+    "options.backend": "--backend",
+    "options.max_execution_time": "--max-time",
+    "options.log_level": "--log-level",
+    "options.job_tags": "--tag",
+    "options.max_attempts": "--max-attempts",
+}
 JobId = Annotated[str, typer.Argument(help="The job's id.", show_default=False)]
 
 
@@ -56,6 +63,8 @@ def run(
     )
     try:
         job = runtime.run(program, values, options, session_id=session)
+    except InvalidRequest as error:
+        raise error.renamed(_OPTIONS) from error
     except NotFound:
         if Path(program).exists():
             output.note(f"{program} is a file or folder here: to upload and run it, write ./{program}")
@@ -146,8 +155,7 @@ def show(context: typer.Context, job_id: JobId, as_json: Json = False) -> None:
         shown["waits for"] = view.waits_for
     if view.state.reason_code:
         shown["reason"] = f"{view.state.reason_code.value}: {view.state.reason}"
-    lines = [f"{name:>14}  {value}" for name, value in shown.items() if value not in (None, "", [])]
-    Output(as_json).show(_as_json(view), "\n".join(lines))
+    Output(as_json).show(_as_json(view), facts(shown))
 
 
 @app.command()

@@ -106,7 +106,7 @@ def doctor(context: typer.Context, home: Home = None, as_json: Json = False) -> 
             mark, style = {True: ("ok", "green"), False: ("FAULT", "bold red"), None: ("note", "yellow")}[check.ok]
             text = f"{check.found}\n  → {check.remedy}" if check.remedy else check.found
             table.add_row(Text(mark, style), check.name, Text(text))
-        output.out.print(table)
+        output.show(None, table)
     if any(check.ok is False for check in found):
         raise typer.Exit(1)
 
