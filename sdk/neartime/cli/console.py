@@ -81,7 +81,9 @@ class Output:
             self.note(empty)
             return
         shown = {
-            heading: cells for key, heading in columns.items() if any(cells := [" ".join(_cell(row.get(key)).split("\n")) for row in data])
+            heading: cells
+            for key, heading in columns.items()
+            if any(cells := [" ".join(_cell(row.get(key)).split("\n")) for row in data])
         }
         table = Table(box=None, pad_edge=False, header_style="bold")
         for heading, cells in shown.items():
