@@ -349,7 +349,7 @@ class RuntimeJob:
             log = []  # the reason is worth more than the log
         tail = "\n".join(log[-LOG_TAIL:])
         reason = (final.reason or "no reason was given").rstrip()
-        lines = _unsaid(log, reason.splitlines())[-LOG_TAIL:]
+        lines = _unsaid(log, reason.splitlines()[1:])[-LOG_TAIL:]
         code = f" ({final.reason_code.value})" if final.reason_code else ""
         message = f"job {self.job_id()} {'was cancelled' if kind is JobCancelled else 'failed'}{code}: {reason}"
         if kind is JobFailed and lines:
@@ -465,15 +465,18 @@ def _accepted(view: JobView | None) -> JobAccepted:
     )
 
 
-def _unsaid(log: list[str], reason: list[str]) -> list[str]:
-    """The log without what a reason ends with: a traceback, or the log's own last lines."""
-    last = log[-(len(reason) + LOG_TAIL) :]  # what came through another pipe may stand behind it
-    before = log[: len(log) - len(last)]
-    for size in range(min(len(reason), len(last)), 0, -1):
-        for at in range(len(last) - size, -1, -1):
-            if last[at : at + size] == reason[-size:]:
-                return [*before, *last[:at], *last[at + size :]]
-    return log
+def _unsaid(log: list[str], said: list[str]) -> list[str]:
+    """The end of a log without what was said: a traceback, or the log's own last lines."""
+    last = log[-(len(said) + 2 * LOG_TAIL) :]  # what came through another pipe may stand behind it
+    for size in range(min(len(said), len(last)), 0, -1):
+        kept, at = [], 0
+        while at < len(last):
+            found = last[at : at + size] == said[-size:]
+            kept += [] if found else [last[at]]
+            at += size if found else 1
+        if len(kept) < len(last):
+            return kept
+    return last
 
 
 def _left(deadline: float | None) -> float | None:
