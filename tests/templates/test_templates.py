@@ -58,6 +58,12 @@ def test_the_templates_are_these() -> None:
     assert NAMES == templates_of_the_command_line.names() == ["circuit", "circuit-runner", "hello", "qaoa", "vqe"]
 
 
+def test_an_installed_package_brings_the_templates_along() -> None:
+    build = tomllib.loads((FOLDER.parent / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]
+    assert build["wheel"]["force-include"] == {FOLDER.name: f"neartime/{FOLDER.name}"}
+    assert FOLDER.name in build["sdist"]["include"]
+
+
 @templates
 def test_a_template_declares_its_inputs_and_its_example_fits_them(name: str, packages: dict[str, Package]) -> None:
     manifest = packages[name].manifest
