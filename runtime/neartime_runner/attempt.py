@@ -237,7 +237,8 @@ class Attempt:
             code = ReasonCode.PROCESS_DIED
             reason = f"the process that ran main() was killed by {processes.signal_name(-exit_code)}"
         if self._stopping is None:
-            reason = "\n".join([reason, "last lines of its log:", *self._book.tail]) if self._book.tail else reason
+            tail = "\n".join(self._book.tail).rstrip()
+            reason = f"{reason}\nlast lines of its log:\n{tail}" if tail else reason
         return Done(code=code, reason=tracebacks.shortened(reason))
 
     async def _say_the_end(self, done: Done) -> None:

@@ -39,7 +39,9 @@ TAIL_LINES: Final = 20
 class LogBook:
     """All that a worker's program writes. What is written between jobs goes to the next one."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: str = "") -> None:
+        """`folder` is the program's: frames in it are shown with their path from there."""
+        self._frame = f'  File "{folder.rstrip("/")}/' if folder else None
         self._lines: deque[bytes] = deque()
         self._bytes = 0
         self._written = asyncio.Event()
@@ -50,12 +52,15 @@ class LogBook:
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
 
     def write(self, stream: str, text: str, level: str | None = None, when: float | None = None) -> None:
+        if tracebacks.is_own(text):
+            return  # of a crash: the runner's frames would hide the program's
+        if self._frame is not None and text.startswith(self._frame):
+            text = f'  File "{text[len(self._frame) :]}'
         moment = datetime.fromtimestamp(time.time() if when is None else when, timezone.utc)
         line = encode_log([LogRecord(time=moment, stream=stream, text=text, level=level)])
         self._lines.append(line)
         self._bytes += len(line)
-        if not tracebacks.is_own(text):
-            self.tail.append(text)
+        self.tail.append(text)
         if self._bytes > HELD:
             self._room.clear()
         self._written.set()

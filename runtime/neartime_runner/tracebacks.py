@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from pathlib import Path
 from typing import Final
@@ -9,7 +10,10 @@ from typing import Final
 REASON_LIMIT: Final = 32 << 10
 """Characters of a reason; the middle of a longer one is left out."""
 _OWN: Final = (str(Path(__file__).parent), str(Path(traceback.__file__).parent / "importlib"), "<frozen importlib")
-_OWN_LINES: Final = (f'  File "{_OWN[0]}', '  File "<frozen runpy>', "Extension modules: ")
+_OWN_LINES: Final = re.compile(
+    rf"""  File "(?:{re.escape(_OWN[0])}[^"]*|<frozen runpy>)", line \d+ in |Extension modules: """
+)
+"""As `faulthandler` writes them; Python's own tracebacks have a comma after the number."""
 _LIBRARY: Final = str(Path(__file__).parent.parent / "neartime")
 
 
@@ -59,7 +63,7 @@ def _trim(shown: traceback.TracebackException, folder: str, seen: set[int]) -> N
 
 def is_own(line: str) -> bool:
     """Whether a line of a log is one of those by which `faulthandler` shows the runner around main(), and no more."""
-    return line.startswith(_OWN_LINES)
+    return _OWN_LINES.match(line) is not None
 
 
 def printable(text: str) -> str:

@@ -76,7 +76,7 @@ class Worker:
         self._id = launch.worker_id
         self._folder = str(Path(launch.path).absolute())
         self._outbox = Outbox(launch.limits.buffer)
-        self._book = LogBook()
+        self._book = LogBook(self._folder)
         self._link: Link | None = None
         self._child: Child | None = None
         self._attempt: Attempt | None = None

@@ -20,10 +20,10 @@ from neartime.contract.jobs import JobPage, JobStatus, QueueEntry, QueuePage
 from neartime.contract.programs import ProgramPage, ProgramView
 from neartime.contract.sessions import SessionPage, SessionView
 from neartime.decoders import as_decodes
-from neartime.errors import InvalidInput, PackagingError
+from neartime.errors import InvalidInput, InvalidRequest, PackagingError
 from neartime.feed import Callback
 from neartime.job import RuntimeJob
-from neartime.options import RuntimeOptions, backend_name
+from neartime.options import FIELDS, RuntimeOptions, backend_name, one_of
 from neartime.programs import RuntimeProgram
 from neartime.session import Session
 from neartime.transport import segment
@@ -250,9 +250,12 @@ class RuntimeService:
         if session_id is not None:
             head["session_id"] = session_id
         values = _inputs(inputs)
-        accepted, program, watch = self._connection().submit(
-            head, values, key=idempotency_key, callback=callback, interim_decode=as_decodes(result_decoder)[0]
-        )
+        try:
+            accepted, program, watch = self._connection().submit(
+                head, values, key=idempotency_key, callback=callback, interim_decode=as_decodes(result_decoder)[0]
+            )
+        except InvalidRequest as error:
+            raise error.renamed(FIELDS) from error
         return RuntimeJob(
             self._connection,
             accepted=accepted,
@@ -292,7 +295,10 @@ class RuntimeService:
             pending: True for those that have not ended, False for those that have.
             program_id: the program's id or name.
             job_tags: tags that a job has all of.
-            status: one status, or several of which a job has one.
+            status: one status, or several of which a job has one: Queued, Running, Completed, Failed, Cancelled.
+
+        Raises:
+            InvalidInput: `status` is none of these.
         """
         statuses = [status] if isinstance(status, (JobStatus, str)) else list(status or [])
         query = {
@@ -303,7 +309,7 @@ class RuntimeService:
             "tags": list(job_tags) if job_tags else None,
             "created_after": created_after.astimezone().isoformat() if created_after else None,
             "created_before": created_before.astimezone().isoformat() if created_before else None,
-            "status": [JobStatus(one).value for one in statuses] or None,
+            "status": [one_of(JobStatus, one, "status").value for one in statuses] or None,
             "sort": "DESC" if descending else "ASC",
         }
         found: list[RuntimeJob] = []

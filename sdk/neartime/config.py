@@ -94,6 +94,12 @@ def find(
         return kept
     for account in _embedded(source):
         return account
+    if named := ", ".join(f"{one!r} ({account.url})" for one, account in sorted(_saved(source).items())):
+        raise ConfigurationError(
+            f"no saved account is called {DEFAULT_ACCOUNT!r}, and no runtime of this machine is up. Saved: {named}. "
+            "Choose one with `neartime --account NAME …` or RuntimeService(instance=NAME), or save it again without a "
+            "name."
+        )
     raise ConfigurationError(f"no Neartime server is known here. {WHAT_TO_DO}")
 
 

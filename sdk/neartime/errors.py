@@ -31,10 +31,14 @@ NeartimeError
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from neartime.contract.jobs import ReasonCode
 from neartime.contract.problem import Fault, Problem
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class NeartimeError(Exception):
@@ -63,6 +67,18 @@ class RequestFailed(NeartimeError):
             for problem in self.problems
         ]
         super().__init__("\n".join(lines) or f"HTTP status {status}")
+
+    def renamed(self, names: Mapping[str, str]) -> Self:
+        """The same refusal, with fields called as the caller calls them: `cost` as `options.max_execution_time`."""
+        problems = []
+        for problem in self.problems:
+            path, message = problem.path or "", problem.message
+            for name, other in names.items():
+                if path == name or path.startswith((f"{name}.", f"{name}[")):
+                    message, path = message.removeprefix(f"{path}: "), other + path[len(name) :]
+                    break
+            problems.append(problem.model_copy(update={"path": path or None, "message": message}))
+        return type(self)(self.status, problems, self.trace)
 
 
 class Unauthorized(RequestFailed):

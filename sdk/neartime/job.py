@@ -7,7 +7,7 @@ import concurrent.futures
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timezone
 from functools import partial
 from typing import Any, TypeVar
 
@@ -273,7 +273,7 @@ class RuntimeJob:
         watch, last_index = Watch(self.job_id(), self.session_id), 0
         stream = connection.feed.stream.events(session_id=self.session_id, job_id=self.job_id())
         for event in self._in_time(connection.loop.iterate(stream, timeout), timeout):
-            when = datetime.fromtimestamp(event.time).astimezone()
+            when = datetime.fromtimestamp(event.time, timezone.utc)
             connection.loop.call(connection.feed.take, watch, event)
             if event.kind == "status":
                 status = event.status()
@@ -344,14 +344,12 @@ class RuntimeJob:
             return
         kind = JobCancelled if final.status is JobStatus.CANCELLED else JobFailed
         try:
-            lines = self.logs().splitlines()[-LOG_TAIL:]
+            log = self.logs().rstrip().splitlines()
         except NeartimeError:
-            lines = []  # the reason is worth more than the log
-        tail = "\n".join(lines)
+            log = []  # the reason is worth more than the log
+        tail = "\n".join(log[-LOG_TAIL:])
         reason = (final.reason or "no reason was given").rstrip()
-        said = reason.splitlines()
-        while lines and lines[-1] in said:  # the traceback, which the log has, too
-            del lines[-1]
+        lines = _unsaid(log, reason.splitlines()[1:])[-LOG_TAIL:]
         code = f" ({final.reason_code.value})" if final.reason_code else ""
         message = f"job {self.job_id()} {'was cancelled' if kind is JobCancelled else 'failed'}{code}: {reason}"
         if kind is JobFailed and lines:
@@ -465,6 +463,20 @@ def _accepted(view: JobView | None) -> JobAccepted:
     return JobAccepted(
         id=view.id, backend=view.backend, session_id=view.session_id, program_version=view.program.version
     )
+
+
+def _unsaid(log: list[str], said: list[str]) -> list[str]:
+    """The end of a log without what was said: a traceback, or the log's own last lines."""
+    last = log[-(len(said) + 2 * LOG_TAIL) :]  # what came through another pipe may stand behind it
+    for size in range(min(len(said), len(last)), 0, -1):
+        kept, at = [], 0
+        while at < len(last):
+            found = last[at : at + size] == said[-size:]
+            kept += [] if found else [last[at]]
+            at += size if found else 1
+        if len(kept) < len(last):
+            return kept
+    return last
 
 
 def _left(deadline: float | None) -> float | None:

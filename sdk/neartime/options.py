@@ -5,13 +5,24 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from enum import Enum
+from typing import Any, TypeVar
 
 from neartime.contract.problem import Fault
 from neartime.errors import InvalidInput
 
+E = TypeVar("E", bound=Enum)
 _UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 _DURATION = re.compile(r"(?:(\d+)\s*d)?\s*(?:(\d+)\s*h)?\s*(?:(\d+)\s*m)?\s*(?:(\d+)\s*s)?")
+
+FIELDS = {
+    "backend": "options.backend",
+    "cost": "options.max_execution_time",
+    "log_level": "options.log_level",
+    "tags": "options.job_tags",
+    "max_attempts": "options.max_attempts",
+}
+"""What the fields of POST /jobs are called here."""
 
 
 def seconds(value: int | float | str | None, name: str) -> int | None:
@@ -37,6 +48,20 @@ def seconds(value: int | float | str | None, name: str) -> int | None:
             [Fault(path=name, message=f"{value!r} is neither seconds nor like '2h 30m'")],
         )
     return int(total)
+
+
+def one_of(kind: type[E], value: E | str, name: str) -> E:
+    """A member of an enum, from itself or its value.
+
+    Raises:
+        InvalidInput: it is none; the message lists those there are, and `name` says whose value it was.
+    """
+    try:
+        return kind(value)
+    except ValueError as error:
+        known = ", ".join(str(one.value) for one in kind)
+        fault = Fault(path=name, message=f"{value!r} is none of {known}")
+        raise InvalidInput("There is no such choice.", [fault]) from error
 
 
 def backend_name(backend: Any) -> str | None:

@@ -57,6 +57,11 @@ class RuntimeProgram:
         return self._view.version.id
 
     @property
+    def version_is_new(self) -> bool:
+        """Whether the last change to the program made this version; False where its content had been there before."""
+        return self._view.version.created == self._view.update_date
+
+    @property
     def digest(self) -> str:
         """Of the version's content."""
         return self._view.version.digest

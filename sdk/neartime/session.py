@@ -7,9 +7,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from neartime.contract.sessions import SessionMode, SessionState, SessionView
+from neartime.errors import InvalidRequest
 from neartime.feed import Callback
 from neartime.job import RuntimeJob
-from neartime.options import RuntimeOptions, backend_name, seconds
+from neartime.options import RuntimeOptions, backend_name, one_of, seconds
 from neartime.transport import segment
 
 if TYPE_CHECKING:
@@ -41,15 +42,21 @@ class Session:
             mode: `dedicated`, the backend is this session's alone; or `batch`, as many jobs at once as it allows.
             max_time: seconds, or `"2h 30m"`, after which it is closed with all that is in it.
             interactive_timeout: seconds, or such text, without a job after which it closes.
+
+        Raises:
+            InvalidInput, InvalidRequest: one of these can't be; the message says which.
         """
         body = {
             "backend": backend_name(backend),
-            "mode": SessionMode(mode).value,
+            "mode": one_of(SessionMode, mode, "mode").value,
             "max_ttl": seconds(max_time, "max_time"),
             "interactive_ttl": seconds(interactive_timeout, "interactive_timeout"),
         }
         self._service = service or _service()
-        self._view = self._open({name: value for name, value in body.items() if value is not None})
+        try:
+            self._view = self._open({name: value for name, value in body.items() if value is not None})
+        except InvalidRequest as error:
+            raise error.renamed({"max_ttl": "max_time", "interactive_ttl": "interactive_timeout"}) from error
 
     @classmethod
     def from_id(cls, session_id: str, service: RuntimeService | None = None) -> Session:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import pty
+import re
 import signal
 import subprocess
 import sys
@@ -13,19 +15,20 @@ from typing import Any
 
 import pytest
 
+from neartime.cli import templates
 from neartime_server.testing import Runtime
 
 SOURCE = """
 import time
 
-def main(backend, user_messenger, count=3, pause=0.0, fail=False):
+def main(backend, user_messenger, count=3, pause=0.0, fail=False, padding=0):
     print("counting to", count, flush=True)
     for number in range(count):
         user_messenger.publish({"number": number})
         time.sleep(pause)
     if fail:
         raise ValueError("counted too far")
-    return {"count": count}
+    return {"count": count, **({"padding": "x" * padding} if padding else {})}
 """
 
 Neartime = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -75,6 +78,8 @@ def test_a_run_for_scripts_is_a_line_of_json_for_each_event(neartime: Neartime) 
     assert run.returncode == 0, run.stderr
     said = events(run)
     assert said[0]["event"] == "submitted"
+    times = [one["time"] for one in said if one["event"] in ("status", "interim")]
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:.]+Z", time) for time in times)
     assert [one["value"] for one in said if one["event"] == "interim"] == [{"number": 0}, {"number": 1}]
     assert said[-1] == {"event": "result", "value": {"count": 2}}
 
@@ -85,7 +90,7 @@ def test_a_file_is_uploaded_and_run(neartime: Neartime, environment: dict[str, s
     assert events(run)[-1]["value"] == {"other": 3}
 
 
-@pytest.mark.parametrize("template", ["hello", "circuit"])
+@pytest.mark.parametrize("template", templates.names())
 def test_a_program_that_was_begun_runs_as_it_is(neartime: Neartime, template: str) -> None:
     name = f"begun-{template}"
     assert neartime("program", "init", name, "--template", template).returncode == 0
@@ -101,17 +106,83 @@ def test_a_failed_job_ends_with_1_and_its_traceback(neartime: Neartime) -> None:
     assert run.returncode == 1
     assert "ValueError: counted too far" in run.stderr
     assert "neartime/cli" not in run.stderr
+    assert run.stderr.count("raise ValueError") == 1
     run = neartime("run", "counting", "--input", "fail=true", "--json")
     assert run.returncode == 1
     assert events(run)[-1]["reason_code"] == "ProgramError"
 
 
+def test_a_large_result_is_abbreviated_for_people_and_whole_for_scripts(neartime: Neartime) -> None:
+    run = neartime("run", "counting", "--input", "padding=50000")
+    assert len(run.stdout) < 10_000
+    job = run.stderr.split("neartime job result ")[1].split()[0]
+    assert len(neartime("job", "result", job).stdout) < 10_000
+    assert len(json.loads(neartime("job", "result", job, "--json").stdout)["padding"]) == 50_000
+
+
+def test_a_fault_names_the_option_that_was_typed(neartime: Neartime) -> None:
+    for option, value in (("--max-time", "99d"), ("--log-level", "loud"), ("--tag", ""), ("--backend", "none")):
+        run = neartime("run", "counting", option, value)
+        assert run.returncode == 2
+        assert run.stderr.startswith(f"Error: {option}")
+    for option in ("--max-time", "--interactive-timeout"):
+        run = neartime("session", "open", option, "99d")
+        assert run.returncode == 2
+        assert run.stderr.startswith(f"Error: {option}: ")
+
+
+def test_a_table_fits_a_terminal_and_keeps_its_ids_whole(neartime: Neartime, environment: dict[str, str]) -> None:
+    job = neartime("run", "counting", "--detach", "--tag", "a-tag-of-some-length", "--tag", "and-another-one")
+    assert neartime("job", "watch", job.stdout.strip()).returncode == 0
+    terminal, inside = pty.openpty()
+    try:
+        arguments = command("job", "list", "--limit", "3")
+        narrow = environment | {"COLUMNS": "80", "TERM": "dumb"}
+        assert subprocess.run(arguments, env=narrow, stdout=inside, timeout=90, check=False).returncode == 0
+        lines = os.read(terminal, 65536).decode().splitlines()
+    finally:
+        os.close(terminal)
+        os.close(inside)
+    assert all(len(line) <= 80 for line in lines)
+    assert any(line.startswith(f"{job.stdout.strip()} ") for line in lines)
+
+
+def test_what_an_upload_came_to_is_told(neartime: Neartime, environment: dict[str, str]) -> None:
+    file = Path(environment["PWD"], "changing.py")
+    told = []
+    for text in (SOURCE, SOURCE, SOURCE + "# changed\n", SOURCE):
+        file.write_text(text)
+        told.append(neartime("program", "upload", "changing.py").stdout.splitlines())
+    first, same, second, again = (lines[0] for lines in told)
+    assert (first, same, second) == ("changing, version 1", "changing, version 1 (unchanged)", "changing, version 2")
+    assert again.startswith("changing, version 1 again")
+    assert "version 2" in again
+    assert told[0][1].startswith("  program id: ")
+    assert "version 1 again" in neartime("run", "./changing.py").stderr
+    assert json.loads(neartime("program", "upload", "changing.py", "--json").stdout)["new_version"] is False
+
+
+def test_the_files_of_anothers_public_program_are_its_owners(
+    neartime: Neartime, runtime: Runtime, environment: dict[str, str]
+) -> None:
+    Path(environment["PWD"], "shared.py").write_text(SOURCE)
+    assert neartime("program", "upload", "shared.py", "--public").returncode == 0
+    other = environment | {"NEARTIME_TOKEN": runtime.new_instance("reader")}
+    arguments = command("program", "download", "shared", "folder")
+    run = subprocess.run(arguments, env=other, cwd=other["PWD"], capture_output=True, text=True, check=False)
+    assert run.returncode == 5
+    assert "you can run it" in run.stderr
+    assert "upload" not in run.stderr
+
+
 def test_a_detached_run_is_shown_watched_and_read_later(neartime: Neartime) -> None:
-    job = neartime("run", "counting", "--detach").stdout.strip()
+    job = neartime("run", "counting", "--detach", "-i", "count=3").stdout.strip()
     assert neartime("job", "watch", job).stdout.splitlines()[-1] == "result: {'count': 3}"
     assert json.loads(neartime("job", "result", job, "--json").stdout) == {"count": 3}
-    assert json.loads(neartime("job", "show", job, "--json").stdout)["status"] == "Completed"
-    assert "Completed" in neartime("job", "show", job).stdout
+    shown = json.loads(neartime("job", "show", job, "--json").stdout)
+    assert (shown["status"], shown["params"]) == ("Completed", {"count": 3})
+    assert re.search(r"^ +status  Completed$", neartime("job", "show", job).stdout, re.MULTILINE)
+    assert re.search(r"^ +inputs  count: 3$", neartime("job", "show", job).stdout, re.MULTILINE)
     assert neartime("job", "logs", job).stdout == "counting to 3\n"
     assert neartime("job", "logs", job, "--follow").stdout == "counting to 3\n"
     assert job in neartime("job", "list", "--limit", "100").stdout
@@ -145,7 +216,10 @@ def test_the_queue_shows_what_runs_and_what_waits_in_its_order(neartime: Neartim
 
 def test_a_cancelled_job_ends_with_6(neartime: Neartime) -> None:
     job = neartime("run", "counting", "--input", "count=1000", "--input", "pause=0.1", "--detach").stdout.strip()
-    assert neartime("job", "result", job, "--timeout", "1").returncode == 124
+    waited = neartime("job", "result", job, "--timeout", "1")
+    assert waited.returncode == 124
+    assert f"neartime job cancel {job}" in waited.stderr
+    assert "cancel()" not in waited.stderr
     assert neartime("job", "watch", job, "--timeout", "1").returncode == 124
     assert neartime("job", "cancel", job).returncode == 0
     assert neartime("job", "result", job).returncode == 6

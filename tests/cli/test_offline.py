@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import stat
 from pathlib import Path
@@ -9,8 +10,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from neartime.cli import doctor, starters
+from neartime.cli import doctor, templates
 from neartime.cli.app import app, run
+from neartime.cli.console import Output, facts
+from neartime.cli.follow import RESULT_CHARACTERS, RESULT_LINES, abbreviated
+from neartime.cli.inputs import LINE, brief
 from neartime.cli.jobs import is_path, read_inputs
 from neartime.cli.reference import commands, page
 from neartime.errors import InvalidInput, PackagingError
@@ -79,14 +83,104 @@ def test_a_command_that_does_not_exist_is_a_usage_error() -> None:
     assert run(["job", "list", "--status", "Sleeping"]) == 2
 
 
-@pytest.mark.parametrize("template", starters.names())
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["frobnicate"], "frobnicate"),
+        (["job", "list", "--limit", "many"], "--limit"),
+        (["job", "result"], "job_id"),
+        (["job", "list", "--nothing"], "--nothing"),
+    ],
+)
+def test_a_usage_error_is_json_where_json_was_asked_for(
+    arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*arguments, "--json"]) == 2
+    captured = capsys.readouterr()
+    said = json.loads(captured.err)
+    assert (said["error"], said["exit_code"], captured.out) == ("UsageError", 2, "")
+    assert says in said["message"].lower()
+
+
+def test_accounts_that_are_saved_under_names_are_named_where_there_is_no_default_one(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = ["account", "save", "https://lab", "--name", "lab", "--token-stdin", "--no-check"]
+    result = CliRunner().invoke(app, arguments, input="s3cret\n")
+    assert "neartime --account lab" in result.output
+    assert run(["job", "list"]) == 3
+    told = capsys.readouterr().err
+    assert "'lab' (https://lab)" in told
+    assert "--account NAME" in told
+
+
+def test_a_piped_table_leaves_out_empty_columns_and_ends_with_its_last_word(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"id": "a" * 20, "empty": None, "text": "x" * 20_000}, {"id": "b", "empty": "", "text": "two\nlines"}]
+    Output().table(rows, {name: name for name in ("id", "empty", "text")}, "none")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [f"{'id':20}  text", f"{'a' * 20}  {'x' * 20_000}", f"{'b':20}  two lines"]
+
+
+def test_a_value_of_several_lines_stays_behind_its_name() -> None:
+    told = facts({"id": "a", "empty": None, "none": [], "reason": "Failed: one\n\n  two\n", "count": 0})
+    assert told.splitlines() == [
+        "            id  a",
+        "        reason  Failed: one",
+        "",
+        "                  two",
+        "         count  0",
+    ]
+
+
+@pytest.mark.parametrize("value", ["short", {"a": [1, 2]}, list(range(20)), None])
+def test_a_result_that_fits_a_screen_is_shown_whole(value: object) -> None:
+    text, whole = abbreviated(value)
+    assert whole
+    assert text == value or ast.literal_eval(text) == value
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "x" * 100_000,
+        "line\n" * 1000,
+        list(range(100_000)),
+        {"counts": {f"{number:020b}": number for number in range(5000)}, "energy": -1.5},
+        [[["deep"] * 50] * 50] * 50,
+        [{f"key {number}": "text" * 1000} for number in range(100)],
+    ],
+)
+def test_a_result_that_would_flood_the_terminal_is_abbreviated(value: object) -> None:
+    text, whole = abbreviated(value)
+    assert not whole
+    assert len(text) <= RESULT_CHARACTERS + 2
+    assert len(text.splitlines()) <= RESULT_LINES
+
+
+def test_a_large_result_keeps_all_of_its_names() -> None:
+    text, _ = abbreviated({"counts": {f"{number:020b}": number for number in range(5000)}, "energy": -1.5})
+    assert "'energy': -1.5" in text
+
+
+def test_inputs_are_shown_in_short_and_opaque_ones_by_their_types() -> None:
+    circuit = {"__type__": "QuantumCircuit", "__value__": "e" * 500}
+    operator = {"__type__": "settings", "__module__": "q", "__class__": "SparsePauliOp", "__value__": {"data": circuit}}
+    pair = {"__type__": "neartime.tuple", "__value__": [1, "two"]}
+    told = brief({"circuits": [circuit, operator], "pair": pair, "text": "x" * 500}).splitlines()
+    assert told[:2] == ['circuits: ["<QuantumCircuit>", "<SparsePauliOp>"]', 'pair: [1, "two"]']
+    assert told[2] == f"{('text: ' + chr(34) + 'x' * 500)[:LINE]}…"
+    assert "KiB" in brief(None)
+
+
+@pytest.mark.parametrize("template", templates.names())
 def test_a_program_begun_from_a_template_can_be_packaged(
     template: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["program", "init", "my-program", "--template", template, "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert said["files"] == ["README.md", "inputs.json", "program.py", "program.toml"]
-    assert starters.PLACE not in Path("my-program/README.md").read_text()
+    assert Path("my-program/README.md").read_text().startswith("# my-program\n")
+    assert "program-templates" not in Path("my-program/README.md").read_text()
     from neartime import packaging
 
     package = packaging.package(Path("my-program"))
@@ -102,7 +196,7 @@ def test_nothing_is_overwritten_and_names_are_checked(capsys: pytest.CaptureFixt
     assert run(["program", "init", "other", "--template", "none"]) == 2
     assert "hello" in capsys.readouterr().err
     with pytest.raises(PackagingError, match="there already"):
-        starters.write("mine", "hello", Path("mine"))
+        templates.write("mine", "hello", Path("mine"))
 
 
 def test_inputs_come_from_a_file_and_one_by_one(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from neartime import InvalidInput
-from neartime.cli import starters
+from neartime.cli import templates
 from neartime_server.testing import Runtime
 
 ROOT = Path(__file__).parents[2]
@@ -51,7 +51,7 @@ def test_the_program_of_the_readme_runs_and_streams(run: Run, capsys: pytest.Cap
 
 def test_the_tutorials_first_program_runs_as_it_is_changed(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     declared, field, loop, session, again = blocks("docs/tutorials/first-program.md")
-    program = starters.write("ghz", "circuit", Path("ghz")) / "program.py"
+    program = templates.write("ghz", "circuit", Path("ghz")) / "program.py"
     text = program.read_text()
     assert declared.partition("class")[2] in text
     text = re.sub(r"(    shots: .*\n)", rf"\1{field}", text)

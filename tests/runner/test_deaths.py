@@ -49,6 +49,18 @@ async def test_a_killed_child_fails_its_job_with_the_signal_and_the_logs_tail(wo
     assert job.end.usage.seconds > 0
 
 
+async def test_a_crash_in_native_code_shows_the_programs_frames_and_none_of_the_runners(world: World) -> None:
+    worker = await world.worker("import ctypes\n\ndef main(backend, user_messenger):\n    ctypes.string_at(0)\n")
+    job = await worker.run()
+    assert job.end.reason_code == ReasonCode.PROCESS_DIED
+    log = "\n".join(record.text for record in await worker.logs(job))
+    for text in (log, job.end.reason or ""):
+        assert '  File "program.py", line 4 in main' in text
+        assert "neartime_runner" not in text
+        assert "runpy" not in text
+        assert "Extension modules" not in text
+
+
 async def test_a_session_goes_on_in_a_new_child(world: World) -> None:
     worker = await world.worker(COUNTING)
     job = await worker.start({"count": 10_000})

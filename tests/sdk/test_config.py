@@ -40,6 +40,17 @@ def test_a_saved_account_comes_before_the_embedded_runtime(environment: dict[str
     assert config.find(name="other", environment=environment).token == "others"
 
 
+def test_saved_accounts_are_named_where_none_is_the_default(environment: dict[str, str]) -> None:
+    config.save(config.Account("https://lab", "saved"), "lab", environment=environment)
+    with pytest.raises(
+        ConfigurationError, match=r"Saved: 'lab' \(https://lab\).*--account NAME.*instance=NAME"
+    ) as caught:
+        config.find(environment=environment)
+    assert "saved'" not in str(caught.value), "a token is never told"
+    embedded(environment)
+    assert config.find(environment=environment).token == "embedded-token"
+
+
 def test_a_url_that_is_known_needs_no_token(environment: dict[str, str]) -> None:
     embedded(environment)
     assert config.find("http://127.0.0.1:8787", environment=environment).token == "embedded-token"

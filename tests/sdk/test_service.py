@@ -184,6 +184,21 @@ def test_a_job_is_watched_as_a_loop_over_its_events(service: RuntimeService) -> 
     assert JobStatus.RUNNING in statuses
 
 
+def test_a_fault_names_the_option_as_the_caller_calls_it(service: RuntimeService) -> None:
+    asked = {"max_execution_time": "6d", "log_level": "loud", "job_tags": [""]}
+    for name, value in asked.items():
+        with pytest.raises(InvalidRequest, match=rf"^options\.{name}"):
+            service.run("counting", {"count": 1}, {name: value})
+    with pytest.raises(InvalidRequest, match=r"^max_time: ") as caught:
+        Session(service, max_time="99d")
+    assert [problem.path for problem in caught.value.problems] == ["max_time"]
+
+
+def test_a_status_that_there_is_not_is_refused_with_those_there_are(service: RuntimeService) -> None:
+    with pytest.raises(InvalidInput, match="'Faild' is none of Queued, Running, Completed, Failed, Cancelled"):
+        service.jobs(status="Faild")
+
+
 def test_a_failed_job_raises_with_the_programs_traceback_and_the_end_of_its_log(service: RuntimeService) -> None:
     job = service.run("counting", {"count": 2, "fail": True})
     with pytest.raises(JobFailed, match="ValueError: counted too far") as caught:
@@ -192,6 +207,8 @@ def test_a_failed_job_raises_with_the_programs_traceback_and_the_end_of_its_log(
     assert caught.value.job_id == job.job_id()
     assert "counting to 2" in caught.value.log_tail
     assert 'raise ValueError("counted too far")' in (job.error_message() or "")
+    assert str(caught.value).count('raise ValueError("counted too far")') == 1, "the log's traceback is the reason's"
+    assert str(caught.value).endswith("The end of its log:\ncounting to 2")
     assert job.errored()
     assert job.interim_results() == [0, 1]
 

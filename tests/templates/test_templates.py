@@ -13,6 +13,7 @@ import pytest
 from templates.expectations import disappointments
 
 from neartime import codec, schema
+from neartime.cli import templates as templates_of_the_command_line
 from neartime.packaging import Package, inputs_model, package
 
 if sys.version_info >= (3, 11):
@@ -54,7 +55,13 @@ def loaded(name: str) -> ModuleType:
 
 
 def test_the_templates_are_these() -> None:
-    assert NAMES == ["circuit-runner", "hello", "qaoa", "vqe"]
+    assert NAMES == templates_of_the_command_line.names() == ["circuit", "circuit-runner", "hello", "qaoa", "vqe"]
+
+
+def test_an_installed_package_brings_the_templates_along() -> None:
+    build = tomllib.loads((FOLDER.parent / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]
+    assert build["wheel"]["force-include"] == {FOLDER.name: f"neartime/{FOLDER.name}"}
+    assert FOLDER.name in build["sdist"]["include"]
 
 
 @templates

@@ -109,7 +109,7 @@ async def update(program_id: str, body: ProgramUpload, here: Here, caller: Calle
 @router.get("/{program_id}/data", response_class=Response, responses={200: {"content": {"application/zip": {}}}})
 async def download(program_id: str, here: Here, caller: Caller, version: str | None = None) -> Response:
     """The archive of a version, the newest unless `version` (id, number or digest) says which; for its owner."""
-    program = await _own(here, caller.instance_id, program_id)
+    program = await _own(here, caller.instance_id, program_id, "you can run it; its files are its owner's")
     chosen: Version | None = program.version
     if version is not None:
         chosen = await here.store.read(lambda connection: programs.find_version(connection, program.id, version))
@@ -208,14 +208,16 @@ async def _find(here: Services, instance_id: str, program_id: str) -> Program:
     return found
 
 
-async def _own(here: Services, instance_id: str, program_id: str) -> Program:
+async def _own(
+    here: Services, instance_id: str, program_id: str, solution: str = "upload one of your own to change it"
+) -> Program:
     found = await _find(here, instance_id, program_id)
     if found.instance_id != instance_id:
         raise Refused.of(
             403,
             ErrorCode.FORBIDDEN,
             f"the program {found.name!r} is public, and another instance's",
-            solution="upload one of your own to change it",
+            solution=solution,
         )
     return found
 

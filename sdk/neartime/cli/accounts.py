@@ -17,7 +17,9 @@ app = typer.Typer(help="Accounts: which server, and in whose name.", no_args_is_
 @app.command()
 def save(
     url: Annotated[str, typer.Argument(help="Of the server.", show_default=False)],
-    name: Annotated[str, typer.Option(help="Under which name to keep it.")] = config.DEFAULT_ACCOUNT,
+    name: Annotated[
+        str, typer.Option(help="Under which name to keep it; the default's is used where none is named.")
+    ] = config.DEFAULT_ACCOUNT,
     token_stdin: Annotated[bool, typer.Option("--token-stdin", help="Read the token from standard input.")] = False,
     check: Annotated[bool, typer.Option("--check/--no-check", help="Ask the server whether the token holds.")] = True,
     as_json: Json = False,
@@ -32,7 +34,10 @@ def save(
         with RuntimeService(account.url, account.token) as service:
             service.usage()
     path = config.save(account, name)
-    Output(as_json).show({"name": name, "url": account.url, "file": str(path)}, f"account {name!r} is saved in {path}")
+    text = f"account {name!r} is saved in {path}"
+    if name != config.DEFAULT_ACCOUNT:
+        text += f"\nUse it: neartime --account {name} …, or RuntimeService(instance={name!r})"
+    Output(as_json).show({"name": name, "url": account.url, "file": str(path)}, text)
 
 
 @app.command()

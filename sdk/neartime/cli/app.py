@@ -7,12 +7,13 @@ import logging
 import sys
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from neartime.cli import accounts, backends, jobs, programs, runtime, sessions
 from neartime.cli.console import Caller, Json, Output, service
+from neartime.contract.problem import Fault
 from neartime.errors import (
     CodecError,
     ConfigurationError,
@@ -52,6 +53,8 @@ class Exit(IntEnum):
     """Ctrl-C; the job goes on."""
 
 
+_Misused: Any = typer.BadParameter.__base__
+"""click's UsageError, wherever this typer keeps click."""
 _CODES: list[tuple[tuple[type[Exception], ...], Exit]] = [
     ((JobCancelled,), Exit.CANCELLED),
     ((JobTimeout,), Exit.TIMED_OUT),
@@ -125,8 +128,10 @@ def version(as_json: Json = False) -> None:
 def run(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    as_json = "--json" in given
     try:
-        app(given, prog_name="neartime")
+        ended = app(given, prog_name="neartime", standalone_mode=not as_json)
+        return ended if isinstance(ended, int) else Exit.OK
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else Exit.FAILED
     except KeyboardInterrupt:
@@ -134,23 +139,27 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output has gone; nobody is left to be told
         return Exit.OK
+    except (_Misused, typer.Abort) as error:  # to people typer has said it itself
+        said = error.format_message() if isinstance(error, _Misused) else "nothing was entered"
+        _tell(said, "UsageError", Exit.USAGE, as_json=True)
+        return Exit.USAGE
     except (NeartimeError, LookupError) as error:
         code = next((code for kinds, code in _CODES if isinstance(error, kinds)), Exit.REFUSED)
-        _tell(error, code, as_json="--json" in given)
+        faults = error.faults if isinstance(error, FaultyInput) else None
+        _tell(str(error), type(error).__name__, code, faults, as_json=as_json)
         if "--debug" in given:
             raise
         return code
-    return Exit.OK
 
 
-def _tell(error: Exception, code: Exit, *, as_json: bool) -> None:
+def _tell(message: str, error: str, code: Exit, faults: list[Fault] | None = None, *, as_json: bool) -> None:
     """Says on standard error what went wrong; the errors themselves say what to do next."""
     if as_json:
-        said: dict[str, object] = {"error": type(error).__name__, "message": str(error), "exit_code": int(code)}
-        if isinstance(error, FaultyInput):
-            said["faults"] = [fault.model_dump() for fault in error.faults]
+        said: dict[str, object] = {"error": error, "message": message, "exit_code": int(code)}
+        if faults is not None:
+            said["faults"] = [fault.model_dump() for fault in faults]
         print(json.dumps(said), file=sys.stderr)
         return
     from rich.text import Text
 
-    Output().error.print(Text.assemble(("Error: ", "bold red"), str(error)), soft_wrap=True)
+    Output().error.print(Text.assemble(("Error: ", "bold red"), message), soft_wrap=True)

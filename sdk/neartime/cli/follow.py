@@ -12,11 +12,15 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from neartime.cli.console import Output, wire
-from neartime.errors import JobError
+from neartime.errors import JobError, JobTimeout
 from neartime.job import RuntimeJob
 
 SHOWN = 500
 """Characters of an interim result that a line shows."""
+RESULT_LINES = 40
+"""Lines of a result that people are shown: a screen or so."""
+RESULT_CHARACTERS = 4096
+"""Characters of them."""
 
 
 def follow(job: RuntimeJob, output: Output, timeout: float | None = None) -> None:
@@ -34,6 +38,8 @@ def follow(job: RuntimeJob, output: Output, timeout: float | None = None) -> Non
             _for_people(job, timeout)
         left = None if deadline is None else max(deadline - time.monotonic(), 0.1)
         show_result(job, output, left, event=True)
+    except JobTimeout as error:
+        raise _goes_on(job, timeout) from error
     except KeyboardInterrupt:
         name = job.job_id()
         output.error.print(
@@ -47,6 +53,8 @@ def show_result(job: RuntimeJob, output: Output, timeout: float | None = None, *
     """Waits for the job and shows its result; as an event of a stream of JSON lines, or alone."""
     try:
         value = job.result(timeout)
+    except JobTimeout as error:
+        raise _goes_on(job, timeout) from error
     except JobError as error:
         if output.as_json and event:
             code = error.reason_code.value if error.reason_code else None
@@ -56,7 +64,27 @@ def show_result(job: RuntimeJob, output: Output, timeout: float | None = None, *
     if output.as_json:
         output.line({"event": "result", "value": wire(value)} if event else wire(value))
     elif value is not None or not event:
-        print(f"result: {_pretty(value)}" if event else _pretty(value), flush=True)
+        text, whole = abbreviated(value)
+        print(f"result: {text}" if event else text, flush=True)
+        if not whole:
+            output.note(f"The result is abbreviated; all of it: neartime job result {job.job_id()} --json")
+
+
+def abbreviated(value: Any) -> tuple[str, bool]:
+    """A result as people read it, and whether that is all of it."""
+    # What has more elements, or longer text, is too long in any case, and is not written out only to be measured.
+    text = _pretty(value, RESULT_LINES + 1, RESULT_CHARACTERS + 1)
+    whole = _fits(text)
+    for most in (20, 10, 5, 3):
+        if not _fits(text):
+            text = _pretty(value, most, SHOWN)
+    if not _fits(text):
+        text = "\n".join([*text[:RESULT_CHARACTERS].splitlines()[: RESULT_LINES - 1], "…"])
+    return text, whole
+
+
+def _fits(text: str) -> bool:
+    return len(text) <= RESULT_CHARACTERS and text.count("\n") < RESULT_LINES
 
 
 def _as_lines(job: RuntimeJob, output: Output, timeout: float | None) -> None:
@@ -64,7 +92,8 @@ def _as_lines(job: RuntimeJob, output: Output, timeout: float | None) -> None:
     for event in job.events(timeout):
         if event.kind == "interim":
             number += 1
-            output.line({"event": "interim", "index": number, "value": wire(event.value)})
+            said = {"event": "interim", "index": number, "time": event.time, "value": wire(event.value)}
+            output.line(said)
         elif event.status is not None:
             output.line({"event": "status", "status": event.status.value, "time": event.time})
 
@@ -110,7 +139,15 @@ def _short(value: Any) -> str:
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
-def _pretty(value: Any) -> str:
+def _pretty(value: Any, most_elements: int, most_characters: int) -> str:
     from rich.pretty import pretty_repr
 
-    return value if isinstance(value, str) else pretty_repr(value)
+    return value if isinstance(value, str) else pretty_repr(value, max_length=most_elements, max_string=most_characters)
+
+
+def _goes_on(job: RuntimeJob, timeout: float | None) -> JobTimeout:
+    name = job.job_id()
+    return JobTimeout(
+        f"job {name} gave no result within {timeout or 0:g} s, and is left alone. "
+        f"Watch it: neartime job watch {name}   End it: neartime job cancel {name}"
+    )

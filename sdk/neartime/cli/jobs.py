@@ -9,14 +9,23 @@ from typing import Annotated, Any
 
 import typer
 
-from neartime.cli.console import Json, Output, Timeout, moment, service
+from neartime.cli.console import Json, Output, Timeout, facts, moment, service
 from neartime.cli.follow import follow, show_result
+from neartime.cli.inputs import MOST, brief, encoded
+from neartime.cli.programs import uploaded
 from neartime.contract.jobs import MAX_PRIORITY, JobStatus, JobView
-from neartime.errors import InvalidInput, NotFound
+from neartime.errors import InvalidInput, InvalidRequest, NotFound
 from neartime.options import RuntimeOptions, seconds
 
 app = typer.Typer(help="Jobs: what was run, and what came of it.", no_args_is_help=True)
 
+_OPTIONS = {
+    "options.backend": "--backend",
+    "options.max_execution_time": "--max-time",
+    "options.log_level": "--log-level",
+    "options.job_tags": "--tag",
+    "options.max_attempts": "--max-attempts",
+}
 JobId = Annotated[str, typer.Argument(help="The job's id.", show_default=False)]
 
 
@@ -41,12 +50,12 @@ def run(
     timeout: Timeout = None,
     as_json: Json = False,
 ) -> None:
-    """Run a program, watch it live and show its result."""
+    """Run a program, watch it live and show its result: a large one in short."""
     output, runtime = Output(as_json), service(context)
     values = read_inputs(given or [], inputs)
     if is_path(program):
         program = runtime.upload_program(Path(program))
-        output.note(f"uploaded {runtime.program(program, refresh=False).name}")
+        output.note(f"uploaded {uploaded(runtime.program(program, refresh=False))}")
     options = RuntimeOptions(
         backend=backend,
         max_execution_time=seconds(max_time, "--max-time"),
@@ -56,6 +65,8 @@ def run(
     )
     try:
         job = runtime.run(program, values, options, session_id=session)
+    except InvalidRequest as error:
+        raise error.renamed(_OPTIONS) from error
     except NotFound:
         if Path(program).exists():
             output.note(f"{program} is a file or folder here: to upload and run it, write ./{program}")
@@ -136,8 +147,12 @@ def list_jobs(
 
 @app.command()
 def show(context: typer.Context, job_id: JobId, as_json: Json = False) -> None:
-    """Show where a job stands."""
-    view = service(context).job(job_id).view
+    """Show where a job stands, its inputs in short, and why it failed."""
+    runtime = service(context)
+    view = runtime.job(job_id).view
+    if as_json:
+        Output(as_json).line({**_as_json(view), "params": encoded(runtime, job_id)})
+        return
     shown = job_row(view)
     shown["session"] = view.session_id
     shown["version"] = view.program.version
@@ -146,8 +161,8 @@ def show(context: typer.Context, job_id: JobId, as_json: Json = False) -> None:
         shown["waits for"] = view.waits_for
     if view.state.reason_code:
         shown["reason"] = f"{view.state.reason_code.value}: {view.state.reason}"
-    lines = [f"{name:>14}  {value}" for name, value in shown.items() if value not in (None, "", [])]
-    Output(as_json).show(_as_json(view), "\n".join(lines))
+    shown["inputs"] = brief(encoded(runtime, job_id, MOST))
+    Output().show(None, facts(shown))
 
 
 @app.command()
@@ -174,7 +189,7 @@ def logs(
 
 @app.command()
 def result(context: typer.Context, job_id: JobId, timeout: Timeout = None, as_json: Json = False) -> None:
-    """Wait for a job and show its result."""
+    """Wait for a job and show its result: a large one in short, with `--json` all of it."""
     show_result(service(context).job(job_id), Output(as_json), timeout)
 
 

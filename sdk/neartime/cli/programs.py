@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from neartime.cli import starters
+from neartime.cli import templates
 from neartime.cli.console import Json, Output, service
 from neartime.errors import PackagingError
 from neartime.programs import RuntimeProgram
@@ -36,8 +36,19 @@ def upload(
     overrides: dict[str, Any] = {} if name is None else {"name": name}
     program_id = runtime.upload_program(source, is_public=public, **overrides)
     program = runtime.program(program_id)
-    text = f"{program.name}, version {program.version} ({program.program_id})\nRun it: neartime run {program.name}"
-    Output(as_json).show(program.to_dict(), text)
+    text = f"{uploaded(program)}\n  program id: {program.program_id}\nRun it: neartime run {program.name}"
+    Output(as_json).show({**program.to_dict(), "new_version": program.version_is_new}, text)
+
+
+def uploaded(program: RuntimeProgram) -> str:
+    """What became of an upload: `vqe, version 3`, a new one or one that was there."""
+    text = f"{program.name}, version {program.version}"
+    if program.version_is_new:
+        return text
+    newest = max(version.number for version in program.versions())
+    if newest == program.version:
+        return f"{text} (unchanged)"
+    return f"{text} again (the content is that of then); jobs run it instead of version {newest}"
 
 
 @app.command("list")
@@ -86,14 +97,14 @@ def delete(context: typer.Context, program: Name, as_json: Json = False) -> None
 def init(
     name: Annotated[str, typer.Argument(help="Of the program, and of its new folder.", show_default=False)],
     template: Annotated[
-        str, typer.Option("--template", "-t", help=f"What to begin with: {', '.join(starters.names())}.")
+        str, typer.Option("--template", "-t", help=f"What to begin with: {', '.join(templates.names())}.")
     ] = "hello",
     as_json: Json = False,
 ) -> None:
     """Begin a program: a folder that can be uploaded as it is."""
-    folder = starters.write(name, template, Path(name))
+    folder = templates.write(name, template, Path(name))
     files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-    text = f"{folder}/ with {', '.join(files)}\nRun it: neartime run ./{folder} --inputs {folder}/inputs.json"
+    text = f"{folder}/ with {', '.join(files)}\nRun it: neartime run ./{folder} --inputs {folder}/{templates.INPUTS}"
     Output(as_json).show({"folder": str(folder), "files": files}, text)
 
 

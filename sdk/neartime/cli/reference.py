@@ -20,8 +20,8 @@ The server is the one of `--url`, else of `NEARTIME_URL` (with `NEARTIME_TOKEN`)
 runtime that `neartime up` started on this machine.
 
 Every command takes `--json`: then standard output holds JSON and nothing else, one document, or a line for each event
-where a job is followed; errors are one JSON object on standard error. Values are in the wire form, in which circuits
-and arrays are tagged objects.
+where a job is followed; errors, those of usage too, are one JSON object on standard error. Values are in the wire form,
+in which circuits and arrays are tagged objects.
 
 ## Exit codes
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import typer
 from rich.table import Table
@@ -39,14 +40,19 @@ def up(
     home: Home = None,
     foreground: Annotated[bool, typer.Option("--foreground", help="Stay, until Ctrl-C or SIGTERM.")] = False,
     print_env: Annotated[
-        bool, typer.Option("--print-env", help="Write shell lines that set NEARTIME_URL and NEARTIME_TOKEN.")
+        bool,
+        typer.Option(
+            "--print-env",
+            help="Start it where none is up; then write shell lines that set NEARTIME_URL and NEARTIME_TOKEN.",
+        ),
     ] = False,
     as_json: Json = False,
 ) -> None:
     """Start the runtime of this machine in the background, under a watchdog that restarts what dies.
 
-    Where it is up already, this says so and changes nothing. `eval "$(neartime up --print-env)"` is for shells and
-    tools that can't find it by themselves; the client can.
+    Where it is up already, this says so and changes nothing, not its port either: `neartime down` comes first.
+    `eval "$(neartime up --print-env)"` is for shells and tools that can't find it by themselves; the client can. It
+    starts the runtime, too, where none is up, and says so on standard error.
     """
     command = _server("up", *(["--port", str(port)] if port is not None else []))
     environment = _environment(home)
@@ -59,16 +65,26 @@ def up(
     else:
         with output.error.status("starting NATS server and API server"):
             told = _call(command, environment)
+    elsewhere = ""
+    if told["already"] and port and urlsplit(told["url"]).port != port:
+        elsewhere = f"it listens on port {urlsplit(told['url']).port}, and stays there; to move it: "
+        elsewhere += f"`neartime down`, which ends running jobs, then `neartime up --port {port}`"
     if print_env:
         token = Path(told["token_file"]).read_text().strip()
         print(f"export {config.URL_VARIABLE}={shlex.quote(told['url'])}")
         print(f"export {config.TOKEN_VARIABLE}={shlex.quote(token)}")
+        if not told["already"]:
+            output.note(f"up: {told['url']}; `neartime down` ends it")
+        if elsewhere:
+            output.note(elsewhere)
         return
     lines = [
         f"{'already up' if told['already'] else 'up'}: {told['url']}",
         f"  data   {told['home']}",
         f"  logs   {told['logs']}",
     ]
+    if elsewhere:
+        lines.append(f"  {elsewhere}")
     if (ours := _version()) != told["version"]:
         lines.append(f"  it runs version {told['version']}, this is {ours}: `neartime down`, then `neartime up`")
     output.show(told, "\n".join(lines))
@@ -106,7 +122,7 @@ def doctor(context: typer.Context, home: Home = None, as_json: Json = False) -> 
             mark, style = {True: ("ok", "green"), False: ("FAULT", "bold red"), None: ("note", "yellow")}[check.ok]
             text = f"{check.found}\n  → {check.remedy}" if check.remedy else check.found
             table.add_row(Text(mark, style), check.name, Text(text))
-        output.out.print(table)
+        output.show(None, table)
     if any(check.ok is False for check in found):
         raise typer.Exit(1)
 

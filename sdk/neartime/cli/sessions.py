@@ -7,14 +7,17 @@ from typing import Annotated, Any
 
 import typer
 
-from neartime.cli.console import Json, Output, moment, service
+from neartime.cli.console import Json, Output, facts, moment, service
 from neartime.cli.jobs import job_row
 from neartime.contract.sessions import SessionMode, SessionState, SessionView
+from neartime.errors import InvalidRequest
+from neartime.options import seconds
 from neartime.session import Session
 
 app = typer.Typer(help="Sessions: keep the backend, and warm workers, for several jobs.", no_args_is_help=True)
 
 SessionId = Annotated[str, typer.Argument(help="The session's id.", show_default=False)]
+_OPTIONS = {"backend": "--backend", "max_time": "--max-time", "interactive_timeout": "--interactive-timeout"}
 _JOBS_SHOWN = 10
 _JOB_COLUMNS = ["id", "program", "status", "created", "seconds", "interims"]
 _COLUMNS = ["id", "backend", "mode", "state", "jobs", "created", "seconds"]
@@ -44,7 +47,11 @@ def open_session(
 ) -> None:
     """Open a session; `neartime run --session ID` runs in it."""
     mode = SessionMode.BATCH if batch else SessionMode.DEDICATED
-    session = Session(service(context), backend, mode, max_time, interactive_timeout)
+    longest, idle = seconds(max_time, "--max-time"), seconds(interactive_timeout, "--interactive-timeout")
+    try:
+        session = Session(service(context), backend, mode, longest, idle)
+    except InvalidRequest as error:
+        raise error.renamed(_OPTIONS) from error
     Output(as_json).show({"session_id": session.session_id, "backend": session.backend()}, session.session_id)
 
 
@@ -59,8 +66,7 @@ def show(context: typer.Context, session_id: SessionId, as_json: Json = False) -
     if as_json:
         output.line({**details, "jobs_shown": [job.view.model_dump(mode="json") for job in found]})
         return
-    lines = [f"{name:>14}  {value}" for name, value in _life(view).items() if value not in (None, "")]
-    output.show(None, "\n".join(lines))
+    output.show(None, facts(_life(view)))
     if found:
         output.show(None, "")
         output.table([job_row(job.view) for job in found], {name: name for name in _JOB_COLUMNS}, "")

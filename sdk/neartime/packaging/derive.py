@@ -63,8 +63,9 @@ def derive(contents: Mapping[str, bytes], entry_point: str) -> Derived:
         raise PackagingError(told["error"])
     if "traceback" in told:
         raise NotImported(
-            "The program can't be imported here, which is where its schemas are read. Install what it needs, or write "
-            f"them into program.toml, as [schemas.inputs].\n{told['traceback']}"
+            "The program can't be imported here, which is where its schemas are read. Install what it needs, import "
+            "it inside main(), or have main() take keyword arguments and declare them in program.toml, as "
+            f"[schemas.inputs].\n{told['traceback']}"
         )
     return Derived(told["typed"], told["schemas"])
 
