@@ -40,6 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     options, rest = parser.parse_known_args(arguments)
     if rest and options.command != "admin":
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    said = "Error: " if options.command == "admin" else ""  # `neartime` hands it on as it is, and marks others itself
     try:
         if options.command == "admin":
             from neartime_server.admin import main as administer
@@ -68,10 +69,10 @@ def main(arguments: list[str] | None = None) -> int:
 
         run(Settings.read(host=options.host, port=options.port), options.ready_file)
     except ConfigurationError as error:
-        print(error, file=sys.stderr)
+        print(f"{said}{error}", file=sys.stderr)
         return 2
     except AdminError as error:
-        print(error, file=sys.stderr)
+        print(f"{said}{error}", file=sys.stderr)
         return 1
     return 0
 

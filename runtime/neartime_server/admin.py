@@ -76,7 +76,10 @@ class Admin:
         found = self._instance(instance)
         count = self._store.transact(lambda connection: tokens.end_user(connection, found.id, user))
         if not count:
-            raise AdminError(f"{user!r} has no live token in instance {instance!r}")
+            raise AdminError(
+                f"{user!r} has no live token in instance {instance!r}; "
+                f"neartime admin user list --instance {instance} shows who has"
+            )
         return count
 
     def _instance(self, name: str) -> Instance:

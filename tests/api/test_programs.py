@@ -143,6 +143,8 @@ def test_another_instances_program_can_not_be_seen_or_if_public_not_be_changed(
     client.put("/programs/theirs/public")
     for method, path, content in requests[1:]:
         assert stranger.request(method, f"/programs/{program_id}{path}", json=content).status_code == 403
+    refused = stranger.get(f"/programs/{program_id}/data").json()["errors"][0]
+    assert refused["solution"] == "you can run it; its files are its owner's"
     client.delete(f"/programs/{program_id}")
 
 

@@ -36,7 +36,11 @@ def test_an_instance_and_its_token_made_by_command_work_at_once(server: Server) 
     assert made.stdout.strip() not in json.dumps(listed)
     again = _admin(server, "instance", "create", "commanded")
     assert again.returncode == 1
+    assert again.stderr.startswith("Error: ")
     assert "choose another name" in again.stderr
+    unknown = _admin(server, "user", "end", "bob", "--instance", "commanded")
+    assert unknown.stderr.startswith("Error: 'bob' has no live token")
+    assert "neartime admin user list --instance commanded" in unknown.stderr
     limited = ["instance", "limit", "commanded"]
     assert _admin(server, *limited, "--live-jobs", "3", "--open-sessions", "none").returncode == 0
     assert "live_jobs=3 open_sessions=none" in _admin(server, "instance", "list").stdout

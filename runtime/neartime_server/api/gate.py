@@ -125,7 +125,7 @@ class Gate:
                 401,
                 ErrorCode.UNAUTHORIZED,
                 "the token is not known here, has expired or was ended",
-                solution="ask the operator for a new one (neartime admin token create); "
+                solution="ask the operator for a new one (neartime admin token create NAME --instance INSTANCE); "
                 "an embedded runtime's own is printed by: neartime up --print-env",
             )
         return principal
