@@ -182,6 +182,13 @@ def test_an_upload_sent_twice_under_one_key_is_answered_alike(client: httpx.Clie
     )
 
 
+def test_a_program_of_the_servers_own_environment_has_no_bill_of_materials(client: httpx.Client) -> None:
+    assert client.post("/programs", json=body("bare")).status_code == 201
+    for path in ("/programs/bare/sbom", "/programs/bare/sbom?version=9", "/programs/other/sbom"):
+        response = client.get(path)
+        assert (response.status_code, response.json()["errors"][0]["code"]) == (404, "not_found")
+
+
 def test_requirements_that_can_not_be_had_fail_the_upload_with_the_tools_last_lines(client: httpx.Client) -> None:
     response = client.post("/programs", json=body(requirements=["neartime-no-such-package==0.0.1"]))
     assert faults(response) == {"manifest.requirements": "build_failed"}

@@ -13,6 +13,7 @@ import pytest
 
 from neartime.contract.programs import Manifest
 from neartime.contract.version import CONTRACT_VERSION
+from neartime_server.builder import sbom
 from neartime_server.builder.images.layers import Layers
 from neartime_server.builder.images.recipe import Base, Recipe
 from neartime_server.errors import Refused
@@ -82,6 +83,16 @@ def test_an_image_says_of_itself_what_it_is() -> None:
     )
     bare = json.loads(recipe(base=replace(recipe().base, complete=True)).configuration(OFFICIAL, {}))
     assert not any(line.startswith("PYTHONPATH") for line in bare["config"]["Env"])
+
+
+def test_a_bill_of_materials_has_every_package_with_its_version_and_hashes() -> None:
+    lock = "# Python 3.11\nsix==1.16.0 \\\n    --hash=sha256:{} \\\n    --hash=sha256:{}\nnumpy==2.1\n"
+    document = json.loads(sbom.of_lock(Manifest(name="vqe"), lock.format("a" * 64, "b" * 64)))
+    assert document["metadata"]["component"]["name"] == "vqe"
+    found = {one["name"]: one for one in document["components"]}
+    assert found.keys() == {"six", "numpy"}
+    assert (found["six"]["version"], found["six"]["purl"]) == ("1.16.0", "pkg:pypi/six@1.16.0")
+    assert [one["content"][0] for one in found["six"]["hashes"]] == ["a", "b"]
 
 
 def test_a_layer_is_the_same_bytes_for_the_same_files_and_is_made_once(tmp_path: Path) -> None:

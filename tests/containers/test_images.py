@@ -13,8 +13,9 @@ from engine import Engine
 from registries import Registry as Hub
 from uploads import archive
 
-from neartime import packaging
+from neartime import images, packaging
 from neartime.contract.programs import Image, Manifest, digest
+from neartime.errors import InvalidReference
 from neartime.oci import Credentials, Reference, Registry
 from neartime_server.builder import Source
 from neartime_server.builder.images import ImageBuilder, ImageMaker
@@ -123,6 +124,11 @@ async def test_a_registry_says_what_an_image_is_and_what_is_in_it(
         assert b"cyclonedx" in manifest
         tags = await client.tags(reference)
     assert labels["neartime.recipe"] in tags
+    told = await images.inspect(built.image)
+    assert (told.manifest.name, told.python, told.reference) == ("told", "3.11", built.image)
+    assert told.layers == 4
+    with pytest.raises(InvalidReference, match="is not the image of a program"):
+        await images.inspect(base)
     await builder.close()
 
 

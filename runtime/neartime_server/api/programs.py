@@ -16,6 +16,8 @@ from neartime.contract.programs import ProgramPage, ProgramUpload, ProgramView, 
 from neartime_server.api import uploads
 from neartime_server.api.services import JSON, Caller, Here, OnceKey, Services, earlier, remembering
 from neartime_server.builder import Built, Source
+from neartime_server.builder.sbom import MEDIA_TYPE as SBOM
+from neartime_server.builder.sbom import of_lock as bill_of_materials
 from neartime_server.errors import BuildFailed, Refused
 from neartime_server.store import blobs, programs
 from neartime_server.store.engine import utc
@@ -85,6 +87,25 @@ async def versions(program_id: str, here: Here, caller: Caller) -> Response:
     found = await here.store.read(lambda connection: programs.versions(connection, program.id))
     page = VersionPage(versions=[version_view(one) for one in found], count=len(found))
     return Response(page.model_dump_json(), media_type=JSON)
+
+
+@router.get("/{program_id}/sbom", response_class=Response, responses={200: {"content": {SBOM: {}}}})
+async def sbom(program_id: str, here: Here, caller: Caller, version: str | None = None) -> Response:
+    """The software bill of materials of a version, the newest unless `version` says which: CycloneDX, JSON."""
+    program = await _find(here, caller.instance_id, program_id)
+    chosen: Version | None = program.version
+    if version is not None:
+        chosen = await here.store.read(lambda connection: programs.find_version(connection, program.id, version))
+    if chosen is None:
+        raise Refused.not_found(f"version of {program.name!r}", str(version))
+    if chosen.lock is None:
+        raise Refused.of(
+            404,
+            ErrorCode.NOT_FOUND,
+            f"version {chosen.number} of {program.name!r} runs in the server's environment, and has no packages",
+        )
+    document = await asyncio.to_thread(bill_of_materials, chosen.manifest, chosen.lock)
+    return Response(document, media_type=SBOM)
 
 
 @router.patch("/{program_id}", response_model=ProgramView)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from neartime.cli import templates
-from neartime.cli.console import Json, Output, service
+from neartime.cli.console import Json, Output, facts, service
 from neartime.errors import PackagingError
 from neartime.programs import RuntimeProgram
 
@@ -71,6 +71,36 @@ def show(context: typer.Context, program: Name, as_json: Json = False) -> None:
     """Show what a program declares: its inputs above all."""
     found = service(context).program(program)
     Output(as_json).show(found.to_dict(), str(found))
+
+
+@app.command()
+def inspect(
+    image: Annotated[str, typer.Argument(help="Reference of an image, HOST/NAME@sha256:… or HOST/NAME:TAG.")],
+    ca: Annotated[Path | None, typer.Option(help="Certificates, PEM, that the registry's is checked against.")] = None,
+    insecure: Annotated[bool, typer.Option("--insecure", help="The registry speaks HTTP without TLS.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show what a program's image says of itself: asked of its registry, without its layers."""
+    import asyncio
+
+    from neartime import images
+
+    found = asyncio.run(images.inspect(image, ca=ca, insecure=insecure))
+    manifest = found.manifest
+    shown = {
+        "image": found.reference,
+        "program": manifest.name,
+        "description": manifest.description,
+        "digest": found.program,
+        "entry point": manifest.entry_point,
+        "requires": manifest.requirements,
+        "Python": found.python,
+        "neartime": found.version,
+        "contract": found.contract,
+        "built on": found.base,
+        "size": f"{found.size / (1 << 20):.0f} MiB in {found.layers} layers",
+    }
+    Output(as_json).show(found.to_json(), facts(shown))
 
 
 @app.command()

@@ -25,7 +25,7 @@ from neartime.oci import (
     Registry,
     digest_of,
 )
-from neartime_server.builder.images import sbom
+from neartime_server.builder import sbom
 from neartime_server.builder.images.layers import Layer
 from neartime_server.builder.images.recipe import Recipe
 from neartime_server.builder.protocol import Tell

@@ -8,12 +8,6 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from cyclonedx.model import HashAlgorithm, HashType
-from cyclonedx.model.bom import Bom
-from cyclonedx.model.component import Component, ComponentType
-from cyclonedx.output.json import JsonV1Dot6
-from packageurl import PackageURL
-
 from neartime.contract.programs import Manifest
 
 MEDIA_TYPE: Final = "application/vnd.cyclonedx+json"
@@ -23,6 +17,12 @@ _HASH: Final = re.compile(r"--hash=sha256:([0-9a-f]{64})")
 
 def of_lock(manifest: Manifest, lock: str) -> bytes:
     """The document, the same for the same lock but for its serial number and time."""
+    from cyclonedx.model import HashAlgorithm, HashType
+    from cyclonedx.model.bom import Bom
+    from cyclonedx.model.component import Component, ComponentType
+    from cyclonedx.output.json import JsonV1Dot6
+    from packageurl import PackageURL
+
     bom = Bom()
     bom.metadata.component = Component(
         name=manifest.name, type=ComponentType.APPLICATION, description=manifest.description or None
