@@ -46,8 +46,8 @@ USER: Final = "65532:65532"
 """Nobody's number. Images may say so themselves; a custom one may not."""
 PROCESSES: Final = 512
 """Processes and threads of one container. A worker has three, and Aer's threads for each core."""
-TEMPORARY_BYTES: Final = 1 << 30
-"""What a program may write to /tmp at most; it counts as memory, too."""
+TEMPORARY_SHARE: Final = 2
+"""Which part of its memory a program may fill with files in /tmp: half of it. They count as memory."""
 LOG_SIZE: Final = "1m"
 """Of what a worker itself says; what programs say goes to the job's log."""
 INSIDE: Final = "/run/neartime"
@@ -269,7 +269,7 @@ class DockerExecutor:
             network_mode=network,
             mounts=mounts,
             read_only=True,
-            tmpfs={"/tmp": f"rw,nosuid,nodev,mode=1777,size={min(TEMPORARY_BYTES, resources.memory_bytes)}"},
+            tmpfs={"/tmp": f"rw,nosuid,nodev,mode=1777,size={resources.memory_bytes // TEMPORARY_SHARE}"},
             cap_drop=["ALL"],
             security_opt=["no-new-privileges"],
             pids_limit=PROCESSES,
@@ -421,12 +421,12 @@ class DockerExecutor:
     async def _keep(self) -> None:
         """Opens the doors of running workers again, where one is gone."""
         while True:
-            await asyncio.sleep(DOOR_SECONDS)
             self._processes = [one for one in self._processes if one.poll() is None]
             opening = [self._opened(to) for to in set(self._doors.values())]
             for problem in await asyncio.gather(*opening, return_exceptions=True):
                 if problem is not None:
                     log.warning("%s", problem)
+            await asyncio.sleep(DOOR_SECONDS)
 
     # --- what is seen
 
