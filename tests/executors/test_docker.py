@@ -23,7 +23,7 @@ from neartime.contract.launch import Launch
 from neartime_server.embedded import processes
 from neartime_server.errors import ExecutorError
 from neartime_server.executors import Exited, Running, Synced, addresses
-from neartime_server.executors.docker import DockerExecutor
+from neartime_server.executors.docker import DockerExecutor, end_all
 from neartime_server.executors.reasons import of_container
 
 pytestmark = pytest.mark.engine
@@ -329,6 +329,26 @@ async def test_an_executor_neither_sees_nor_touches_the_containers_of_another_ho
     other.close()
 
 
+async def test_all_workers_of_a_home_are_ended_at_once_and_the_next_server_is_told(
+    lab: Lab, containers: Containers, tmp_path: Path
+) -> None:
+    executor = containers.executor()
+    worker = await begin(lab, executor, containers, WAIT)
+    await worker.begin(wait=60)
+    await executor.close()
+    assert await asyncio.to_thread(end_all, tmp_path / "other", 5.0, url=containers.engine.url) == 0
+    assert await asyncio.to_thread(end_all, containers.home, 5.0, url=containers.engine.url) == 1
+    second = containers.executor()
+    async with watching(second) as watcher:
+        assert watcher.running == set()
+        assert watcher.exits(worker.id) == [
+            Exited(worker.id, 143, ReasonCode.WORKER_LOST, "its worker ended by SIGTERM")
+        ]
+    await second.close()
+    with pytest.raises(ExecutorError, match="could not be ended"):
+        end_all(tmp_path, 1.0, url=f"unix://{tmp_path}/none.sock")
+
+
 # --- the door
 
 
@@ -410,9 +430,12 @@ async def test_workers_go_on_while_an_engine_with_live_restore_is_away(lab: Lab,
 
 
 @pytest.mark.slow
-async def test_workers_that_died_with_their_engine_are_told_lost_when_it_is_back(lab: Lab, mortal: Containers) -> None:
+async def test_a_worker_that_ended_in_a_job_since_its_engine_did_is_told_lost_when_that_is_back(
+    lab: Lab, mortal: Containers
+) -> None:
     executor = mortal.executor()
     worker = await begin(lab, executor, mortal, WAIT)
+    await worker.begin(wait=60)
     mortal.engine.kill()
     mortal.engine.start()
     async with watching(executor) as watcher:
