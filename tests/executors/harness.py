@@ -21,6 +21,7 @@ from engine import Engine
 
 from neartime.codec import decode, encode
 from neartime.contract.backends import BackendSpec
+from neartime.contract.events import StatusEvent
 from neartime.contract.ids import new_id
 from neartime.contract.jobs import JobStatus
 from neartime.contract.launch import Beat, Drain, Fetch, Launch, Limits, Start
@@ -130,18 +131,24 @@ class Containers:
 
     def image(self, program: Path) -> str:
         """The id of an image with a program's folder on top of the runner."""
-        packed = io.BytesIO()
-        with tarfile.open(fileobj=packed, mode="w") as layer:
-            layer.add(program, "program", filter=_anybodys)
-        client, digest = self.engine.client, hashlib.sha256(packed.getvalue()).hexdigest()
+        packed = self.packed(program, "program")
+        client, digest = self.engine.client, hashlib.sha256(packed).hexdigest()
         with suppress(ImageNotFound):
             return str(client.images.get(f"program:{digest}").id)
         made = client.containers.create(self.environment.image or "")
         try:
-            made.put_archive("/opt/neartime", packed.getvalue())
+            made.put_archive("/opt/neartime", packed)
             return str(made.commit("program", digest).id)
         finally:
             made.remove()
+
+    @staticmethod
+    def packed(folder: Path, name: str) -> bytes:
+        """An archive of a folder, under a name."""
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w") as layer:
+            layer.add(folder, name, filter=_anybodys)
+        return packed.getvalue()
 
     def container(self, worker_id: str) -> Container:
         return self.engine.client.containers.get(f"neartime-{worker_id}")
@@ -303,13 +310,19 @@ class Worker:
 
     async def run(self, **inputs: Any) -> Any:
         """A job's result, once it has ended."""
-        job_id = await self.begin(**inputs)
-        bus, session, value = self.lab.bus, self.launch.session_id, None
+        value, status = await self.end(await self.begin(**inputs))
+        assert status.status is JobStatus.COMPLETED, status
+        return value
+
+    async def end(self, job_id: str) -> tuple[Any, StatusEvent]:
+        """A job's result, or None, and how it ended."""
+        bus, session, value, status = self.lab.bus, self.launch.session_id, None, None
         source = bus.job_events(self.lab.instance, session, job_id, logs=False)
         async with asyncio.timeout(60), aclosing(source) as events:
             async for event in events:
                 if event.kind == "result":
                     value = decode(b"".join([part async for part in bus.value(self.lab.instance, event)]))
                 elif event.kind == "status" and event.status().status.final:
-                    assert event.status().status is JobStatus.COMPLETED, event.status()
-        return value
+                    status = event.status()
+        assert status is not None
+        return value, status

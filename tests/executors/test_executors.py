@@ -74,7 +74,8 @@ async def test_starting_a_worker_again_starts_no_second_one(
 async def test_many_workers_start_at_once(lab: Lab, executor: Executor, kind: Kind, watcher: Watcher) -> None:
     workers = await asyncio.gather(*(start(lab, executor, kind) for _ in range(6)))
     assert watcher.running == {worker.id for worker in workers}
-    assert len(set(await asyncio.gather(*(worker.run() for worker in workers)))) == 6
+    said = await asyncio.gather(*(worker.run() for worker in workers))
+    assert len({kind.pid(worker.id, pid) for worker, pid in zip(workers, said, strict=True)}) == 6
 
 
 async def test_where_no_worker_can_be_started_the_reason_is_told(lab: Lab, executor: Executor, kind: Kind) -> None:

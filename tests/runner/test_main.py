@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import platform
 import socket
 import subprocess
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from runner.harness import PYTHON, Worker, World
 
 from neartime.contract.launch import Drain
+from neartime.contract.version import CONTRACT_VERSION
 
 RUNNER = [PYTHON, "-m", "neartime_runner"]
 
@@ -77,8 +79,17 @@ def test_backends_are_described_line_by_line() -> None:
     assert fake["n_qubits"] == 5
 
 
+def test_a_runner_says_its_contract_and_its_python_without_loading_what_programs_want() -> None:
+    command = [PYTHON, "-X", "importtime", *RUNNER[1:], "version"]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    assert json.loads(run.stdout) == {"contract": CONTRACT_VERSION, "python": platform.python_version()}
+    assert not {"qiskit", "numpy", "nats", "pydantic"} & {
+        line.rpartition("|")[2].strip() for line in run.stderr.splitlines()
+    }
+
+
 def test_each_command_explains_itself() -> None:
-    for arguments in ([], ["zygote"], ["worker"], ["backends"]):
+    for arguments in ([], ["zygote"], ["worker"], ["backends"], ["version"]):
         run = subprocess.run([*RUNNER, *arguments, "--help"], capture_output=True, text=True, timeout=30, check=True)
         assert "usage: python -m neartime_runner" in run.stdout
 

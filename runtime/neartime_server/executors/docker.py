@@ -9,9 +9,11 @@ executor is chosen.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import logging
+import math
 import os
 import socket
 import subprocess
@@ -19,7 +21,6 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, ParamSpec, TypeVar
@@ -46,8 +47,8 @@ USER: Final = "65532:65532"
 """Nobody's number. Images may say so themselves; a custom one may not."""
 PROCESSES: Final = 512
 """Processes and threads of one container. A worker has three, and Aer's threads for each core."""
-TEMPORARY_BYTES: Final = 1 << 30
-"""What a program may write to /tmp at most; it counts as memory, too."""
+TEMPORARY_SHARE: Final = 2
+"""Which part of its memory a program may fill with files in /tmp: half of it. They count as memory."""
 LOG_SIZE: Final = "1m"
 """Of what a worker itself says; what programs say goes to the job's log."""
 INSIDE: Final = "/run/neartime"
@@ -87,7 +88,7 @@ class DockerExecutor:
             credentials: `username` and `password` for a registry by its host; None for what Docker's own settings say.
         """
         self._home, self._url, self._network, self._credentials = home.resolve(), url, network, credentials
-        self._mark = hashlib.sha256(os.fsencode(self._home)).hexdigest()[:16]
+        self._mark = _mark(home)
         self._threads = ThreadPoolExecutor(THREADS, "docker")
         self._client: docker.DockerClient | None = None
         self._connecting = threading.Lock()
@@ -197,7 +198,7 @@ class DockerExecutor:
         self._stopped.discard(worker_id)
         for listener in self._listeners:
             listener.forget(worker_id)
-        with suppress(APIError, ExecutorError):  # gone already; or it runs, and will be told of
+        with contextlib.suppress(APIError, ExecutorError):  # gone already; or it runs, and will be told of
             await self._call(lambda: self._engine().api.remove_container(_name(worker_id), v=True))
 
     async def close(self) -> None:
@@ -269,7 +270,7 @@ class DockerExecutor:
             network_mode=network,
             mounts=mounts,
             read_only=True,
-            tmpfs={"/tmp": f"rw,nosuid,nodev,mode=1777,size={min(TEMPORARY_BYTES, resources.memory_bytes)}"},
+            tmpfs={"/tmp": f"rw,nosuid,nodev,mode=1777,size={resources.memory_bytes // TEMPORARY_SHARE}"},
             cap_drop=["ALL"],
             security_opt=["no-new-privileges"],
             pids_limit=PROCESSES,
@@ -308,7 +309,7 @@ class DockerExecutor:
             raise
 
     def _remove(self, name: str) -> None:
-        with suppress(NotFound):
+        with contextlib.suppress(NotFound):
             self._engine().api.remove_container(name, force=True, v=True)
 
     # --- images
@@ -341,7 +342,7 @@ class DockerExecutor:
     def _have(self, image: str) -> None:
         """Pulls an image, unless it is there."""
         api = self._engine().api
-        with suppress(ImageNotFound):
+        with contextlib.suppress(ImageNotFound):
             self._engine().images.get(image)
             return
         host = image.partition("/")[0] if "/" in image else ""
@@ -376,7 +377,7 @@ class DockerExecutor:
         finally:
             self._remove(made)
         if code == 0:
-            with suppress(ValueError, TypeError, KeyError):
+            with contextlib.suppress(ValueError, TypeError, KeyError):
                 return int(json.loads(output)["contract"])
         if "neartime_runner version" in errors or "invalid choice" in errors:
             return 0  # of a time when it could not say
@@ -421,12 +422,12 @@ class DockerExecutor:
     async def _keep(self) -> None:
         """Opens the doors of running workers again, where one is gone."""
         while True:
-            await asyncio.sleep(DOOR_SECONDS)
             self._processes = [one for one in self._processes if one.poll() is None]
             opening = [self._opened(to) for to in set(self._doors.values())]
             for problem in await asyncio.gather(*opening, return_exceptions=True):
                 if problem is not None:
                     log.warning("%s", problem)
+            await asyncio.sleep(DOOR_SECONDS)
 
     # --- what is seen
 
@@ -467,7 +468,7 @@ class DockerExecutor:
             worker_id, state = row["Labels"].get(_WORKER), row["State"]
             if state == "created" or (worker_id is None and state != "running"):
                 if time.time() - row["Created"] > STALE_SECONDS:
-                    with suppress(APIError):
+                    with contextlib.suppress(APIError):
                         self._remove(row["Id"])
             elif worker_id is None:
                 continue
@@ -543,6 +544,28 @@ class DockerExecutor:
             raise ExecutorError(f"the Docker Engine can't be reached: {error}") from error
 
 
+def end_all(home: Path, grace: float, *, url: str | None = None) -> int:
+    """Ends all workers of a home, as `neartime down` does: SIGTERM, and SIGKILL for those that run on after `grace`
+    seconds. Containers stay, for the next server to be told how they ended. Returns how many there were.
+
+    Raises:
+        ExecutorError: the engine can't be reached, or could not end one.
+    """
+    try:
+        client = docker.DockerClient(base_url=url) if url is not None else docker.DockerClient.from_env()
+        with contextlib.closing(client):
+            label = f"{_HOME}={_mark(home)}"
+            running = client.containers.list(filters={"label": label, "status": "running"})
+            with ThreadPoolExecutor(THREADS) as threads:
+                stops = [threads.submit(one.stop, timeout=math.ceil(grace)) for one in running]
+            for stop in stops:
+                with contextlib.suppress(NotFound):
+                    stop.result()
+            return len(running)
+    except (DockerException, requests.exceptions.RequestException) as error:
+        raise ExecutorError(f"workers in containers could not be ended: {error}") from error
+
+
 class _Listener:
     """One who observes: what is to be said, each once, and the engine's events, read by a thread."""
 
@@ -563,7 +586,7 @@ class _Listener:
                 self._loop.call_soon_threadsafe(self.queue.put_nowait, event)
         except Exception as error:  # the connection broke, or was closed from here
             log.debug("the engine's events end: %r", error)
-        with suppress(RuntimeError):  # the loop is closed
+        with contextlib.suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(self.queue.put_nowait, None)
 
     def tell(self, seen: Running | Exited) -> None:
@@ -578,8 +601,12 @@ class _Listener:
 
     def close(self) -> None:
         if self._stream is not None:
-            with suppress(Exception):
+            with contextlib.suppress(Exception):
                 self._stream.close()
+
+
+def _mark(home: Path) -> str:
+    return hashlib.sha256(os.fsencode(home.resolve())).hexdigest()[:16]
 
 
 def _name(worker_id: str) -> str:
