@@ -3,12 +3,16 @@
 zygote      forks workers for the embedded runtime
 worker      one worker, for a container
 backends    describes backends to a server that does not import Qiskit
+version     says which contract it speaks, and which Python runs it
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import platform
+import signal
 import sys
 from pathlib import Path
 
@@ -26,6 +30,8 @@ def main(arguments: list[str] | None = None) -> int:
             zygote.serve(given.socket, given.alone)
         elif given.command == "worker":
             return _worker(given.launch)
+        elif given.command == "version":
+            _version()
         else:
             _backends()
     except NeartimeError as error:
@@ -44,10 +50,13 @@ def _parser() -> argparse.ArgumentParser:
     worker = commands.add_parser("worker", help="run one worker to its end")
     worker.add_argument("launch", metavar="LAUNCH", help="its launch document, a JSON file; - is standard input")
     commands.add_parser("backends", help="describe backends: a specification in, a configuration out, a line each")
+    commands.add_parser("version", help="print contract version and Python version as JSON")
     return parser
 
 
 def _worker(name: str) -> int:
+    if os.getpid() == 1:  # the first process of a container hears no signal that it does not ask for
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
     from neartime.contract.launch import Launch
     from neartime_runner.worker import supervise
 
@@ -56,6 +65,12 @@ def _worker(name: str) -> int:
         return Launch.model_validate_json(text)
 
     return supervise(take)
+
+
+def _version() -> None:
+    from neartime.contract.version import CONTRACT_VERSION
+
+    print(json.dumps({"contract": CONTRACT_VERSION, "python": platform.python_version()}))
 
 
 def _backends() -> None:

@@ -1,5 +1,6 @@
 """`python -m neartime_server serve` runs the API server; `up` and `down` bring up and end the embedded runtime: that
-server and a NATS server under a watchdog; `admin …` makes and ends instances, users and tokens.
+server and a NATS server under a watchdog; `admin …` makes and ends instances, users and tokens; `door` leads workers
+in containers to NATS.
 """
 
 from __future__ import annotations
@@ -28,6 +29,13 @@ def main(arguments: list[str] | None = None) -> int:
     up.add_argument("--foreground", action="store_true", help="until SIGTERM or Ctrl-C")
     up.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
     commands.add_parser("down", help="end the embedded runtime; prints JSON")
+    door = commands.add_parser("door", help="relay from a Unix socket to NATS, until nobody needs it")
+    door.add_argument("--socket", type=Path, required=True, help="the socket to listen on")
+    door.add_argument(
+        "--to", metavar="HOST:PORT", action="append", required=True, help="where NATS is; may be repeated"
+    )
+    door.add_argument("--home", type=Path, help="the runtime's folder, by which its processes can be found")
+    door.add_argument("--alone", type=float, default=900, help="seconds without a connection after which it ends (900)")
     commands.add_parser("admin", help="instances, users and tokens", add_help=False)
     options, rest = parser.parse_known_args(arguments)
     if rest and options.command != "admin":
@@ -37,6 +45,10 @@ def main(arguments: list[str] | None = None) -> int:
             from neartime_server.admin import main as administer
 
             return administer(rest)
+        if options.command == "door":
+            from neartime_server.executors import door as doors
+
+            return doors.serve(options.socket, options.to, options.alone)
         if options.command == "up":
             from neartime_server.embedded.commands import up as bring_up
 

@@ -21,11 +21,11 @@ from neartime_server import api
 from neartime_server.api.gate import Gate, TokenCache
 from neartime_server.api.services import Services
 from neartime_server.backends import Backends
-from neartime_server.builder import LocalBuilder
+from neartime_server.builder import Builder, LocalBuilder
 from neartime_server.bus import Bus, Keys
 from neartime_server.control import Control
 from neartime_server.errors import ConfigurationError, ServerError
-from neartime_server.executors import ProcessExecutor
+from neartime_server.executors import Executor, ProcessExecutor
 from neartime_server.settings import FAULT_SUFFIX, SHUT_DOWN, Settings
 from neartime_server.store import Store, instances, tokens
 from neartime_server.store.tokens import Principal, Role
@@ -60,8 +60,6 @@ def create_app(settings: Settings) -> Gate:
 
 
 async def _start(settings: Settings, stack: AsyncExitStack) -> Services:
-    if settings.executor != "process":
-        raise ConfigurationError(f"NEARTIME_EXECUTOR={settings.executor!r}: this version has `process` alone")
     settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     keys = Keys.load(settings.secret_path, create=True)
     store = Store(settings.database_url)
@@ -72,9 +70,8 @@ async def _start(settings: Settings, stack: AsyncExitStack) -> Services:
     bus = Bus(settings, keys)
     await bus.connect(settings.nats_url or _embedded_nats(settings.home))
     stack.push_async_callback(bus.close)
-    executor = ProcessExecutor(settings.home)
+    executor, builder = await asyncio.to_thread(_workplace, settings)
     stack.push_async_callback(executor.close)
-    builder = LocalBuilder(settings.home)
     stack.push_async_callback(builder.close)
     if settings.nats_url is None:
         await store.run(lambda connection: instances.ensure(connection, instances.LOCAL))
@@ -85,6 +82,24 @@ async def _start(settings: Settings, stack: AsyncExitStack) -> Services:
     services = Services(settings, keys, store, bus, builder, executor, backends, control)
     stack.push_async_callback(services.close)
     return services
+
+
+def _workplace(settings: Settings) -> tuple[Executor, Builder]:
+    """Where programs run, and who makes what they run in.
+
+    Raises:
+        ConfigurationError: there is no such executor or builder, or what it needs is not installed or does not answer.
+    """
+    if settings.executor == "process":
+        return ProcessExecutor(settings.home), LocalBuilder(settings.home)
+    if settings.executor != "docker":
+        raise ConfigurationError(f"NEARTIME_EXECUTOR={settings.executor!r}: expected process or docker")
+    try:
+        from neartime_server import containers
+    except ModuleNotFoundError as error:
+        message = f"NEARTIME_EXECUTOR=docker needs the package {error.name!r}: pip install 'neartime[docker]'"
+        raise ConfigurationError(message) from error
+    return containers.executor(settings), containers.builder(settings)
 
 
 async def ensure_owner(settings: Settings, store: Store, keys: Keys) -> str:

@@ -56,10 +56,31 @@ class Settings:
     backends_file: Path | None = None
     """TOML, a table [[backends]] each; None: `aer` and `generic_5q`, built in."""
     executor: str = "process"
+    """What workers are: `process`, on this machine, for trusted programs; or `docker`, containers of images."""
     worker_heartbeat: float = 5.0
     """Seconds between heartbeats; a worker unheard for three of them, and not seen by the executor, is lost."""
     cancel_grace: float = 2.0
     """Seconds between the exception in main() and SIGTERM, and again between SIGTERM and SIGKILL."""
+
+    # --- images
+    builder: str | None = None
+    """Who makes images: `registry`, over HTTP without a daemon; or `docker`. None: `registry` where one is named."""
+    registry: str | None = None
+    """Where images go: a registry and the beginning of repositories' names, `registry.lab.example/neartime`. None: they
+    stay in the Docker Engine that made them."""
+    registry_config: Path | None = None
+    """Docker's config.json with the credentials of registries; None: the one of this user."""
+    registry_ca: Path | None = None
+    """Certificates, PEM, that the registry's is checked against beside the system's."""
+    registry_insecure: str | None = None
+    """Registries, with commas between them, that speak HTTP without TLS; those on loopback addresses may anyway."""
+    base_image: str = "docker.io/library/python:{python}-slim"
+    """The image that programs are built on; `{python}` stands for a minor version."""
+    docker_host: str | None = None
+    """Where the Docker Engine listens, `unix:///run/docker.sock`; None: as DOCKER_HOST says, or Docker's own place."""
+    docker_network: str | None = None
+    """A network of the engine that the operator has restricted to NATS, for workers; None: they have no network, and a
+    Unix socket to NATS."""
 
     # --- limits
     max_body_bytes: int = 512 << 20

@@ -17,6 +17,12 @@ NeartimeError
 │   ├── EncodeError             a value has no wire form
 │   └── DecodeError             bytes are no encoded value
 ├── StreamError                 the event stream can't be read, or is broken
+├── RegistryError               a registry of container images did not do what was asked of it
+│   ├── InvalidReference        what is no name of an image, or no digest
+│   ├── NotInRegistry           there is no such image, blob or platform
+│   ├── RegistryRefused         401, 403, 405: who asks may not, or nobody may
+│   ├── RegistryUnreachable     no connection, no trust in its certificate, or it is busy or failing for too long
+│   └── DamagedContent          bytes do not have the digest that names them, or are no manifest
 ├── JobError                    a job did not complete; carries job_id, reason_code and the log's tail
 │   ├── JobFailed
 │   └── JobCancelled            also what a cancelled main() sees
@@ -117,6 +123,30 @@ class DecodeError(CodecError):
 
 class StreamError(NeartimeError):
     """The event stream can't be read, or events are missing from it."""
+
+
+class RegistryError(NeartimeError):
+    """A registry of container images did not do what was asked of it. No message holds a secret."""
+
+
+class InvalidReference(RegistryError):
+    """What was given is no name of an image, or no digest."""
+
+
+class NotInRegistry(RegistryError):
+    """The registry has no such image, blob or platform."""
+
+
+class RegistryRefused(RegistryError):
+    """Who asks may not do this, or the registry lets nobody do it. Nothing was done."""
+
+
+class RegistryUnreachable(RegistryError):
+    """There is no connection, no trust in the certificate, or the registry was busy or failing for too long."""
+
+
+class DamagedContent(RegistryError):
+    """Bytes do not have the digest that names them, or are no manifest."""
 
 
 class JobError(NeartimeError):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
+from pathlib import Path
 
 from bus.conftest import World
 
 from neartime.contract import subjects
 from neartime.contract.events import Envelope
 from neartime.contract.ids import new_id
+from neartime_server.bus import Keys
 
 
 async def test_an_instance_that_is_removed_lets_nobody_in(world: World) -> None:
@@ -51,3 +54,10 @@ async def test_a_stream_that_is_nearly_full_keeps_what_is_needed_and_no_more(wor
         await stream.publish(subjects.blob(world.session, old, "2"), bytes(500 << 10))
     assert await world.bus.make_room(world.instance, [(world.session, running)]) == 6
     assert await world.bus.make_room(world.instance, []) == 6
+
+
+def test_a_server_that_died_while_it_made_the_secret_does_not_stand_in_the_way(tmp_path: Path) -> None:
+    """In a container, the next one may have the same process id."""
+    (tmp_path / f"secret.{os.getpid()}").touch()
+    made = Keys.load(tmp_path / "secret", create=True)
+    assert Keys.load(tmp_path / "secret").operator.public == made.operator.public

@@ -4,16 +4,30 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from executors.harness import Kind, Lab, Processes, Watcher, watching
+from engine import authority, base, engine, registry, runner
+from executors.harness import Containers, Kind, Lab, Processes, Watcher, watching
 
 from neartime_server.executors import Executor
 
+__all__ = ["authority", "base", "engine", "registry", "runner"]
 
-@pytest.fixture(params=["process"])
+
+@pytest.fixture(params=["process", pytest.param("docker", marks=pytest.mark.engine)])
 def kind(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Kind]:
     """Every executor there is; the suite runs on each."""
-    kinds = {"process": Processes}
-    kind = kinds[request.param](tmp_path / "home")
+    if request.param == "docker":
+        kind: Kind = request.getfixturevalue("containers")
+        yield kind
+        return
+    kind = Processes(tmp_path / "home")
+    yield kind
+    kind.close()
+
+
+@pytest.fixture
+def containers(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Containers]:
+    engine, base, runner = (request.getfixturevalue(name) for name in ("engine", "base", "runner"))
+    kind = Containers(tmp_path / "home", engine, base, runner)
     yield kind
     kind.close()
 

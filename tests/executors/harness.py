@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import io
 import os
 import shutil
-import signal
 import sys
+import tarfile
 from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+
+from docker.errors import ImageNotFound
+from docker.models.containers import Container
+from engine import Engine
 
 from neartime.codec import decode, encode
 from neartime.contract.backends import BackendSpec
@@ -31,6 +37,7 @@ from neartime_server.executors import (
     Synced,
     addresses,
 )
+from neartime_server.executors.docker import DockerExecutor
 from neartime_server.settings import Settings
 
 
@@ -68,8 +75,11 @@ class Kind(Protocol):
     def executor(self) -> Executor:
         """A new one, as a server that starts has it: it finds what others have started here."""
 
-    def kill(self, worker_pid: int) -> None:
-        """End a worker from outside, at once; it has said the pid of its supervisor."""
+    def carry(self, launch: Launch) -> tuple[Launch, Place]:
+        """What to start a worker with and in, so that it finds the program that is in the launch document's folder."""
+
+    def pid(self, worker_id: str, said: int) -> int:
+        """The pid on this machine of a process that a worker calls by another, perhaps."""
 
     def close(self) -> None:
         """End all that runs."""
@@ -89,12 +99,78 @@ class Processes:
     def executor(self) -> ProcessExecutor:
         return ProcessExecutor(self.home)
 
-    def kill(self, worker_pid: int) -> None:
-        os.kill(worker_pid, signal.SIGKILL)
+    def carry(self, launch: Launch) -> tuple[Launch, Place]:
+        return launch, self.environment
+
+    def pid(self, worker_id: str, said: int) -> int:
+        return said
 
     def close(self) -> None:
         processes.end_runners(self.home, 2.0)
         shutil.rmtree(addresses.folder(self.home))  # in the folder for temporary files, where the home's path is long
+
+
+class Containers:
+    """Of an engine that has two images: of the base, and of the runner on top of it."""
+
+    PYTHON = Path("/opt/neartime/bin/python")
+
+    def __init__(self, home: Path, engine: Engine, base: str, runner: str) -> None:
+        self.home, self.engine = home, engine
+        self.environment = Where(None, self.PYTHON, runner)
+        self.broken = Where(None, Path("/usr/bin/python3"), base)
+        self.words = "No module named neartime_runner"
+
+    def executor(self, **options: Any) -> DockerExecutor:
+        return DockerExecutor(self.home, url=self.engine.url, **options)
+
+    def carry(self, launch: Launch) -> tuple[Launch, Place]:
+        image = self.image(Path(launch.path))
+        return launch.model_copy(update={"path": "/opt/neartime/program"}), Where(None, self.PYTHON, image)
+
+    def image(self, program: Path) -> str:
+        """The id of an image with a program's folder on top of the runner."""
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w") as layer:
+            layer.add(program, "program", filter=_anybodys)
+        client, digest = self.engine.client, hashlib.sha256(packed.getvalue()).hexdigest()
+        with suppress(ImageNotFound):
+            return str(client.images.get(f"program:{digest}").id)
+        made = client.containers.create(self.environment.image or "")
+        try:
+            made.put_archive("/opt/neartime", packed.getvalue())
+            return str(made.commit("program", digest).id)
+        finally:
+            made.remove()
+
+    def container(self, worker_id: str) -> Container:
+        return self.engine.client.containers.get(f"neartime-{worker_id}")
+
+    def pid(self, worker_id: str, said: int) -> int:
+        for row in self.container(worker_id).top(ps_args="-eo pid")["Processes"]:
+            # Source: proc(5), `NSpid`: the pid in each namespace, the innermost last.
+            text = Path(f"/proc/{row[0]}/status").read_text()
+            if f"NSpid:\t{row[0]}\t{said}\n" in text:
+                return int(row[0])
+        raise AssertionError(f"worker {worker_id} has no process {said}")
+
+    def containers(self) -> list[Container]:
+        """All that there is of this home."""
+        mark = hashlib.sha256(os.fsencode(self.home.resolve())).hexdigest()[:16]
+        return self.engine.client.containers.list(all=True, filters={"label": f"neartime.home={mark}"})
+
+    def close(self) -> None:
+        for container in self.containers():
+            container.remove(force=True)
+        processes.end_runners(self.home, 2.0)
+        shutil.rmtree(addresses.folder(self.home))
+
+
+def _anybodys(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+    entry.uid = entry.gid = entry.mtime = 0
+    entry.uname = entry.gname = ""
+    entry.mode = 0o755
+    return entry
 
 
 class Watcher:
@@ -187,8 +263,11 @@ class Lab:
 
     async def start(self, executor: Executor, place: Place, program: str) -> Worker:
         """A worker that was started and is ready."""
-        worker = Worker(self, self.launch(program))
-        await executor.start(worker.launch, place)
+        return await self.begin(executor, self.launch(program), place)
+
+    async def begin(self, executor: Executor, launch: Launch, place: Place) -> Worker:
+        worker = Worker(self, launch)
+        await executor.start(launch, place)
         await worker.ready()
         return worker
 

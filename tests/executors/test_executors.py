@@ -32,12 +32,13 @@ def main(backend, user_messenger, wait):
 
 
 async def start(lab: Lab, executor: Executor, kind: Kind, program: str = SAY) -> Worker:
-    return await lab.start(executor, kind.environment, program)
+    return await lab.begin(executor, *kind.carry(lab.launch(program)))
 
 
-async def supervisor(worker: Worker, wait: float = 60) -> int:
-    """The pid that a job says, which goes on for `wait` seconds."""
-    return int(await worker.said(await worker.begin(wait=wait), "interim"))
+async def said_pid(worker: Worker, kind: Kind, wait: float = 60) -> int:
+    """The pid that a job says, which goes on for `wait` seconds: of the supervisor, or of what it has started."""
+    said = int(await worker.said(await worker.begin(wait=wait), "interim"))
+    return kind.pid(worker.id, said)
 
 
 def alive(pid: int) -> bool:
@@ -77,7 +78,7 @@ async def test_many_workers_start_at_once(lab: Lab, executor: Executor, kind: Ki
 
 
 async def test_where_no_worker_can_be_started_the_reason_is_told(lab: Lab, executor: Executor, kind: Kind) -> None:
-    launch = lab.launch(SAY)
+    launch, _ = kind.carry(lab.launch(SAY))
     with pytest.raises(ExecutorError, match=kind.words):
         await executor.start(launch, kind.broken)
     with pytest.raises(ExecutorError, match=kind.words):
@@ -116,7 +117,7 @@ async def test_a_worker_that_is_killed_from_outside_is_lost_and_the_signal_named
     lab: Lab, executor: Executor, kind: Kind, watcher: Watcher
 ) -> None:
     worker = await start(lab, executor, kind)
-    kind.kill(await supervisor(worker))
+    os.kill(await said_pid(worker, kind), signal.SIGKILL)
     exited = await watcher.exit(worker.id)
     assert (exited.exit_code, exited.reason_code) == (-signal.SIGKILL, ReasonCode.WORKER_LOST)
     assert "SIGKILL" in str(exited.reason)
@@ -126,7 +127,7 @@ async def test_a_worker_that_is_stopped_ends_with_all_that_its_program_started(
     lab: Lab, executor: Executor, kind: Kind, watcher: Watcher
 ) -> None:
     worker = await start(lab, executor, kind, START)
-    started = await supervisor(worker)
+    started = await said_pid(worker, kind)
     assert alive(started)
     await executor.stop(worker.id, grace=1.0)
     assert (await watcher.exit(worker.id)).reason_code is None
@@ -137,7 +138,7 @@ async def test_a_worker_that_does_not_listen_is_killed_when_its_grace_is_over(
     lab: Lab, executor: Executor, kind: Kind, watcher: Watcher
 ) -> None:
     worker = await start(lab, executor, kind)
-    os.kill(await supervisor(worker), signal.SIGSTOP)
+    os.kill(await said_pid(worker, kind), signal.SIGSTOP)
     await executor.stop(worker.id, grace=0.3)
     exited = await watcher.exit(worker.id)
     assert (exited.exit_code, exited.reason_code) == (-signal.SIGKILL, None)
@@ -154,8 +155,8 @@ async def test_a_start_that_is_given_up_leaves_nothing_behind(
     lab: Lab, executor: Executor, kind: Kind, watcher: Watcher
 ) -> None:
     for pause in (0.0, 0.001, 0.01, 0.05):
-        launch = lab.launch(SAY)
-        starting = asyncio.create_task(executor.start(launch, kind.environment))
+        launch, place = kind.carry(lab.launch(SAY))
+        starting = asyncio.create_task(executor.start(launch, place))
         await asyncio.sleep(pause)
         starting.cancel()
         await asyncio.gather(starting, return_exceptions=True)
@@ -174,7 +175,7 @@ async def test_an_end_is_told_to_whoever_observes_later_until_it_is_forgotten(
     lab: Lab, executor: Executor, kind: Kind, watcher: Watcher
 ) -> None:
     worker = await start(lab, executor, kind)
-    kind.kill(await supervisor(worker))
+    os.kill(await said_pid(worker, kind), signal.SIGKILL)
     exited = await watcher.exit(worker.id)
     async with watching(executor) as later:
         assert later.said == [exited, Synced()]
@@ -188,9 +189,9 @@ async def test_workers_outlive_their_server_and_the_next_one_finds_what_runs_and
 ) -> None:
     first = kind.executor()
     running, ended = await start(lab, first, kind), await start(lab, first, kind)
-    pid = await supervisor(ended)
+    pid = await said_pid(ended, kind)
     await first.close()
-    kind.kill(pid)
+    os.kill(pid, signal.SIGKILL)
     assert await running.run()
     second = kind.executor()
     async with watching(second) as watcher:

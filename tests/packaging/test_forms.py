@@ -194,6 +194,10 @@ checkpoints = true
 cpu = 2
 memory = "4Gi"
 
+[image]
+base = "images.example/lab/base:3"
+complete = true
+
 [backends]
 min-num-qubits = 5
 simulator = true
@@ -219,6 +223,7 @@ author = "the lab"
         "python": ">=3.11",
         "requirements": ["numpy"],
         "resources": {"cpu": 2.0, "memory": "4Gi"},
+        "image": {"base": "images.example/lab/base:3", "complete": True},
         "backends": {"min-num-qubits": 5, "simulator": True, "names": ["aer"]},
         "schemas": {
             "inputs": {"type": "object", "properties": {"n": {"type": "integer"}}},

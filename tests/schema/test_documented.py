@@ -8,7 +8,7 @@ from pathlib import Path
 import pydantic
 
 from neartime import types
-from neartime.contract.programs import BackendRequirements, Manifest, Resources, Schemas
+from neartime.contract.programs import BackendRequirements, Image, Manifest, Resources, Schemas
 from neartime.schema import TYPE_NAMES
 from neartime.schema.names import INSIDES
 
@@ -32,6 +32,7 @@ def test_every_key_of_a_manifest_is_documented_and_nothing_else() -> None:
     assert documented == (
         keys(Manifest)
         | keys(Resources, "resources.")
+        | keys(Image, "image.")
         | keys(BackendRequirements, "backends.")
         | keys(Schemas, "schemas.")
     )

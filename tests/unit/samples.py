@@ -28,6 +28,7 @@ manifest = programs.Manifest(
     python=">=3.11",
     requirements=["qiskit>=2", "scipy"],
     resources=programs.Resources(cpu=2, memory="4Gi"),
+    image=programs.Image(base="images.example/lab/base:3", complete=True),
     backends=programs.BackendRequirements(min_num_qubits=2, simulator=True, names=["aer"]),
     schemas=programs.Schemas(inputs=SCHEMA, interim={"type": "number"}, result={"type": "object"}),
     typed=True,
@@ -225,6 +226,7 @@ SAMPLES: list[BaseModel] = [
     manifest,
     manifest.schemas,
     manifest.resources,
+    manifest.image,
     manifest.backends,
     programs.PickledWith(python="3.11.7", cloudpickle="3.1.1"),
     programs.ProgramUpload(

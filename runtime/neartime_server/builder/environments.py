@@ -11,24 +11,22 @@ import secrets
 import shutil
 import sys
 import time
-from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final
 
 from packaging.specifiers import SpecifierSet
 
 from neartime.contract.programs import Manifest
 from neartime_server.builder import needs, uv
+from neartime_server.builder.locks import Locks
+from neartime_server.builder.once import Once
 from neartime_server.builder.protocol import Tell, tell_nobody
 from neartime_server.builder.uv import Interpreter
 from neartime_server.errors import BuildFailed
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
-RESOLVED_SECONDS: Final = 60.0
-"""How long it stands what requirements lead to, before the index is asked again."""
 _PYTHON_OF_LOCK: Final = re.compile(r"^# Python (\d+\.\d+)$", re.MULTILINE)
 _DRAFT: Final = ".draft-"
 
@@ -54,8 +52,8 @@ class Environments:
         self._own = Environment(None, None, Path(sys.executable))
         self._here = uv.this_python()
         self._made: dict[str, Environment] = {}
-        self._resolved: dict[str, tuple[str, float]] = {}
-        self._under_way: dict[str, asyncio.Task[Any]] = {}
+        self._locks = Locks(self._folder / "resolved", self._logs / "builds")
+        self._once = Once()
 
     async def ensure(self, manifest: Manifest, lock: str | None = None, tell: Tell = tell_nobody) -> Environment:
         """The environment of a program version; it is made where it is not there yet.
@@ -74,7 +72,7 @@ class Environments:
         interpreter = await self._interpreter(manifest, pythons, lock)
         if lock is None or not needs.serves(lock, interpreter.minor):
             tell(f"resolving {', '.join(requirements) or 'the runner'} for Python {interpreter.minor}")
-            lock = await self._resolve(interpreter, requirements)
+            lock = await self._locks.resolve(interpreter, requirements, needs.own(interpreter.minor))
         needs.check_lock(lock)
         digest = _digest(lock)
         if (made := self._known(digest)) is None:
@@ -85,10 +83,8 @@ class Environments:
 
     async def close(self) -> None:
         """End what is being made; nothing of it stays."""
-        tasks = list(self._under_way.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._locks.close()
+        await self._once.close()
 
     def _known(self, digest: str) -> Environment | None:
         made = self._made.get(digest)
@@ -123,33 +119,6 @@ class Environments:
         if not fitting:
             raise needs.no_python(manifest, list(dict.fromkeys(str(one.version) for one in there_are)))
         return next((one for one in fitting if one.minor == minor), fitting[0])
-
-    # --- which packages
-
-    async def _resolve(self, interpreter: Interpreter, requirements: list[str]) -> str:
-        own = needs.own(interpreter.minor)
-        key = hashlib.sha256("\n".join([interpreter.minor, *requirements, "", *own]).encode()).hexdigest()
-        lock, at = self._resolved.get(key, ("", 0.0))
-        if lock and time.monotonic() - at < RESOLVED_SECONDS:
-            return lock
-        resolved = await self._once(f"resolve {key}", lambda: self._ask(key, interpreter, requirements, own))
-        self._resolved[key] = (resolved, time.monotonic())
-        return resolved
-
-    async def _ask(self, key: str, interpreter: Interpreter, requirements: list[str], own: list[str]) -> str:
-        known = self._folder / "resolved" / key
-        try:
-            lock = await uv.resolve(interpreter, [*requirements, *own], self._log(f"resolve-{key[:12]}"))
-        except BuildFailed as error:
-            if not known.is_file():
-                raise
-            log.warning("%s; what they led to before is taken: %s", error, error.log)
-            return known.read_text()
-        known.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        draft = known.with_name(f"{_DRAFT}{secrets.token_hex(4)}")
-        draft.write_text(lock)
-        draft.replace(known)
-        return lock
 
     # --- making one
 
@@ -197,20 +166,6 @@ class Environments:
             pid = draft.name.removeprefix(_DRAFT).partition("-")[0]
             if pid.isdigit() and not _alive(int(pid)):
                 shutil.rmtree(draft, ignore_errors=True)
-
-    async def _once(self, key: str, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Do it once for all who want it now. Whoever gives up leaves it to the others."""
-        task = self._under_way.get(key)
-        if task is None:
-            task = self._under_way[key] = asyncio.create_task(work())
-            task.add_done_callback(lambda done: self._ended(key, done))
-        found: T = await asyncio.shield(task)
-        return found
-
-    def _ended(self, key: str, task: asyncio.Task[Any]) -> None:
-        self._under_way.pop(key, None)
-        if not task.cancelled():
-            task.exception()  # whoever asked may have given up: then it is nobody's, and in the log
 
 
 def _digest(lock: str) -> str:

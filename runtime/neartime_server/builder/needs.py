@@ -6,11 +6,14 @@ the two can't drift, and a mended runner needs no environment made again.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import importlib.util
 import itertools
 import re
 import secrets
+import shutil
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -176,6 +179,27 @@ def link(site: Path) -> None:
             draft = site / f".{name}.{secrets.token_hex(4)}"
             draft.symlink_to(source, target_is_directory=True)
             draft.replace(target)
+
+
+def copy(folder: Path) -> None:
+    """Put Neartime's packages into a folder, without byte code.
+
+    Raises:
+        BuildFailed: this server's own packages can't be found.
+    """
+    for source in _sources():
+        shutil.copytree(source, folder / source.name, ignore=shutil.ignore_patterns("__pycache__"))
+
+
+@cache
+def runner_digest() -> str:
+    """Of the content of Neartime's packages, as this server has them: 64 hexadecimal digits."""
+    found = hashlib.sha256()
+    for source in _sources():
+        for file in sorted(source.rglob("*")):
+            if file.is_file() and "__pycache__" not in file.parts:
+                found.update(f"{source.name}/{file.relative_to(source)}\0".encode() + file.read_bytes())
+    return found.hexdigest()
 
 
 def _sources() -> list[Path]:

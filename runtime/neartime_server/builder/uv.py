@@ -66,22 +66,38 @@ async def interpreters() -> list[Interpreter]:
     return found
 
 
-async def resolve(interpreter: Interpreter, requirements: Sequence[str], log: Path) -> str:
+@dataclass(frozen=True)
+class Target:
+    """Another machine than this one, that packages are for."""
+
+    minor: str
+    """Of its Python, `3.11`."""
+    platform: str
+    """As uv names it, `x86_64-manylinux_2_28`."""
+
+    @property
+    def options(self) -> list[str]:
+        return ["--python-version", self.minor, "--python-platform", self.platform]
+
+
+async def resolve(
+    interpreter: Interpreter, requirements: Sequence[str], log: Path, target: Target | None = None
+) -> str:
     """The lock: every package that these requirements lead to, with one version and its hashes each.
 
     Raises:
-        BuildFailed: they contradict each other, or there is no wheel for this machine.
+        BuildFailed: they contradict each other, or there is no wheel for this machine, or the other one.
     """
     output = await _process(
         [
             *(binary(), "pip", "compile", "--no-build", "--generate-hashes", "--no-header", "--no-annotate", "--quiet"),
-            *("--python", str(interpreter.path), "-"),
+            *("--python", str(interpreter.path), *(target.options if target else []), "-"),
         ],
         log,
         "the program's requirements can't be resolved",
         "".join(f"{one}\n" for one in requirements),
     )
-    return f"# Python {interpreter.minor}\n{output}"
+    return f"# Python {target.minor if target else interpreter.minor}\n{output}"
 
 
 async def make(interpreter: Interpreter, lock: str, folder: Path, log: Path) -> Path:
@@ -98,6 +114,21 @@ async def make(interpreter: Interpreter, lock: str, folder: Path, log: Path) -> 
     sync = [binary(), "pip", "sync", "--require-hashes", "--no-build", "--compile-bytecode", "--python", str(python)]
     await _process([*sync, str(file)], log, what)
     return python
+
+
+async def install(interpreter: Interpreter, lock: str, folder: Path, target: Target, log: Path) -> None:
+    """Puts just what the lock says into a folder, for another machine.
+
+    Raises:
+        BuildFailed: a package can't be had, or has no wheel for that machine.
+    """
+    file = folder.with_suffix(".lock")
+    file.write_text(lock)
+    command = [
+        *(binary(), "pip", "install", "--require-hashes", "--no-build", "--no-deps", "--quiet"),
+        *("--python", str(interpreter.path), *target.options, "--target", str(folder), "--requirement", str(file)),
+    ]
+    await _process(command, log, "the program's packages can't be had")
 
 
 async def run_python(python: Path, arguments: Sequence[str], log: Path, what: str) -> None:

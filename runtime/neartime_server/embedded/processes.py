@@ -16,8 +16,8 @@ from pathlib import Path
 
 from neartime_server.executors import addresses
 
-RUNNER = "neartime_runner"
-"""The module that zygotes and workers run; their command lines name it."""
+RUNNERS = ({"neartime_runner"}, {"neartime_server", "door"})
+"""What the command lines of zygotes and workers, and of doors, name."""
 _PROC = Path("/proc")
 
 
@@ -99,13 +99,14 @@ def end(processes: Iterable[Process], grace: float) -> list[Process]:
 
 
 def runners_of(home: Path) -> list[Process]:
-    """Zygotes and workers of a home, and whatever the programs in them have started."""
+    """Zygotes, workers and doors of a home, and whatever the programs in them have started."""
     rows = {row.pid: row for row in _table()}
     folder = str(home.resolve())
     own = {
         row.pid
         for row in rows.values()
-        if RUNNER in row.arguments and any(folder in argument for argument in row.arguments)
+        if any(named.issubset(row.arguments) for named in RUNNERS)
+        and any(folder in argument for argument in row.arguments)
     }
     groups = {rows[pid].group for pid in own} & own  # only groups that one of them leads
     grown = True

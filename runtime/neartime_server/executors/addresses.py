@@ -49,6 +49,11 @@ def folder(home: Path) -> Path:
     return found
 
 
+def door(home: Path, to: str) -> Path:
+    """The socket of the door to these NATS servers. It is alone in a folder, which containers see."""
+    return folder(home) / f"door-{hashlib.sha256(to.encode()).hexdigest()[:_BUILD]}" / f"nats{SUFFIX}"
+
+
 def _folder(home: Path) -> Path:
     found = home.resolve() / "run" / "zygotes"
     if len(os.fsencode(found)) + 1 + _NAME > LONGEST:

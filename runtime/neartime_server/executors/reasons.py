@@ -33,6 +33,15 @@ def of_zygote(worker_id: str, exit_code: int | None) -> Exited:
     return Exited(worker_id, None, ReasonCode.WORKER_LOST, reason)
 
 
+def of_container(exit_code: int) -> int:
+    """A container's exit code as that of its first process, negative for the signal that killed it.
+
+    An engine says 128 and the signal's number for those, too. A worker itself ends with such a code for SIGTERM alone.
+    """
+    killed = 128 < exit_code <= 128 + signal.SIGRTMAX and exit_code != 128 + signal.SIGTERM
+    return 128 - exit_code if killed else exit_code
+
+
 def how(exit_code: int) -> str:
     """`was killed by SIGKILL`, `ended by SIGTERM`, `ended with exit code 3`."""
     number = -exit_code if exit_code < 0 else exit_code - 128  # above 128 it ended by itself when it was told to

@@ -13,7 +13,7 @@ from neartime.contract.ids import new_id
 from neartime.contract.jobs import ReasonCode
 from neartime.contract.sessions import SessionState
 from neartime_server.errors import AdminError
-from neartime_server.store.engine import utc_now
+from neartime_server.store.engine import upsert, utc_now
 from neartime_server.store.tables import instances, jobs, sessions, tokens, workers
 
 LOCAL = "local"
@@ -77,8 +77,10 @@ def create(connection: Connection, name: str, weight: float = 1.0) -> str:
 
 def ensure(connection: Connection, name: str) -> str:
     """The id of the instance of this name, made where it isn't there."""
-    found = by_name(connection, name)
-    return found.id if found else create(connection, name)
+    row = {"id": new_id(), "name": name, "weight": 1.0, "created": utc_now()}
+    # Two servers may begin on one empty database at once: the first one's stays.
+    connection.execute(upsert(connection, instances).values(row).on_conflict_do_nothing())
+    return str(connection.execute(select(instances.c.id).where(instances.c.name == name)).scalar_one())
 
 
 def by_name(connection: Connection, name: str) -> Instance | None:

@@ -18,12 +18,15 @@ from neartime.errors import (
     ConfigurationError,
     ConnectionFailed,
     FaultyInput,
+    InvalidReference,
     InvalidRequest,
     JobCancelled,
     JobError,
     JobTimeout,
     NeartimeError,
     NotFound,
+    NotInRegistry,
+    RegistryUnreachable,
     StreamError,
 )
 
@@ -53,9 +56,9 @@ _CODES: list[tuple[tuple[type[Exception], ...], Exit]] = [
     ((JobCancelled,), Exit.CANCELLED),
     ((JobTimeout,), Exit.TIMED_OUT),
     ((JobError,), Exit.FAILED),
-    ((ConfigurationError, ConnectionFailed, StreamError), Exit.UNREACHABLE),
-    ((NotFound,), Exit.NOT_FOUND),
-    ((FaultyInput, InvalidRequest, CodecError), Exit.USAGE),
+    ((ConfigurationError, ConnectionFailed, RegistryUnreachable, StreamError), Exit.UNREACHABLE),
+    ((NotFound, NotInRegistry), Exit.NOT_FOUND),
+    ((FaultyInput, InvalidReference, InvalidRequest, CodecError), Exit.USAGE),
 ]
 
 app = typer.Typer(

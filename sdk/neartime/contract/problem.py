@@ -19,6 +19,7 @@ class ErrorCode(str, Enum):
     INVALID_INPUT = "invalid_input"
     INVALID_ARCHIVE = "invalid_archive"
     UNSUPPORTED_REQUIREMENT = "unsupported_requirement"
+    UNSUPPORTED_IMAGE = "unsupported_image"
     BUILD_FAILED = "build_failed"
     UNKNOWN_BACKEND = "unknown_backend"
     SESSION_CLOSED = "session_closed"

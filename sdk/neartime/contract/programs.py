@@ -73,6 +73,15 @@ class BackendRequirements(Strict):
     """Names of backends it is meant for; empty for any."""
 
 
+class Image(Strict):
+    """What a container image of the program is built on, where the server runs programs in containers."""
+
+    base: Annotated[str, Field(pattern=r"^[a-z0-9]\S*$")]
+    """Reference of an image with Python, for example `quay.io/lab/base:3`; in place of the server's own."""
+    complete: bool = False
+    """Whether it carries the runner and every package already: nothing but the program's files is added."""
+
+
 class PickledWith(Strict):
     """What wrote the pickle of a program of kind `function`; only the same Python minor version reads it."""
 
@@ -94,6 +103,8 @@ class Manifest(Strict):
     requirements: list[str] = Field(default_factory=list)
     """PEP 508 requirements; empty runs in the server's own environment."""
     resources: Resources = Field(default_factory=Resources)
+    image: Image | None = None
+    """None builds on the server's own base image."""
     backends: BackendRequirements = Field(default_factory=BackendRequirements)
     schemas: Schemas = Field(default_factory=Schemas)
     typed: bool = False
@@ -123,8 +134,9 @@ class Manifest(Strict):
 
     def canonical(self) -> bytes:
         """The manifest as bytes that are the same for equal manifests."""
+        leaving_out = {"image"} if self.image is None else None  # as it was before there was such a field
         return json.dumps(
-            self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False
+            self.model_dump(mode="json", exclude=leaving_out), sort_keys=True, separators=(",", ":"), ensure_ascii=False
         ).encode()
 
 

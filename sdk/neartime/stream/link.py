@@ -95,7 +95,7 @@ class Link:
 
     async def _connect(self, access: Access, name: str) -> None:
         await self.client.connect(
-            access.url,
+            self.client.through_door(access.url),
             name=name,
             user_credentials=RawCredentials(access.credential),
             inbox_prefix=access.inbox.encode(),

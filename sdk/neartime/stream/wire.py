@@ -7,21 +7,35 @@ and again, and with it all that the process reads.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any, Final
+from urllib.parse import ParseResult, urlsplit
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.aio.transport import TcpTransport
 from nats.errors import ProtocolError
 from nats.protocol.parser import AWAITING_CONTROL_LINE, AWAITING_MSG_PAYLOAD, Parser
 
 _END: Final = b"\r\n"
+_DOOR: Final = "+unix"
+"""Ends the scheme of a URL whose path is a Unix socket, behind which the server is that the rest of it names."""
 
 
 class WireClient(Client):
     def __init__(self) -> None:
         super().__init__()
         self._ps = _Parser(self)
+
+    def through_door(self, url: str) -> str:
+        """The URL to connect to. Of `nats+unix://server:4222/path/of/socket`, the socket is what is connected to then,
+        whichever server it is for."""
+        parts = urlsplit(url)
+        if not parts.scheme.endswith(_DOOR):
+            return url
+        self._transport = _DoorTransport(parts.path)
+        return f"{parts.scheme.removesuffix(_DOOR)}://{parts.netloc or 'localhost'}"
 
     def abandon(self) -> None:
         """Closes the socket, also where the connection is not made yet, or its closing was broken off."""
@@ -54,6 +68,22 @@ class WireClient(Client):
             if colon and " " not in name:
                 headers[name] = value.strip()
         return headers
+
+
+class _DoorTransport(TcpTransport):
+    """A connection to a Unix socket. It is there from the start, so that nats-py makes none of its own."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._path = path
+
+    async def connect(self, uri: ParseResult, buffer_size: int, connect_timeout: int) -> None:
+        opening = asyncio.open_unix_connection(self._path, limit=buffer_size)
+        self._io_reader, self._io_writer = await asyncio.wait_for(opening, connect_timeout)
+        self._bare_io_reader, self._bare_io_writer = self._io_reader, self._io_writer
+
+    def __bool__(self) -> bool:
+        return True
 
 
 def _readable(subject: bytes) -> bytes:

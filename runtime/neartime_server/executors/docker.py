@@ -1,0 +1,595 @@
+"""Workers as containers of a Docker Engine, one each, made so that a program can reach NATS and nothing else.
+
+What runs is never written down: labels say which containers are this home's, and the engine says how they are.
+
+The engine's SDK blocks, so it is called in threads. It is an extra, `neartime[docker]`: import this module where the
+executor is chosen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import os
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, ParamSpec, TypeVar
+from urllib.parse import urlsplit
+
+import docker
+import requests
+from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+from docker.types import LogConfig, Mount
+
+from neartime.contract.launch import Launch
+from neartime.contract.programs import Manifest, Resources
+from neartime.contract.version import incompatible
+from neartime_server.errors import ExecutorError
+from neartime_server.executors import addresses, door, reasons
+from neartime_server.executors.protocol import Exited, Observed, Place, Running, Synced
+
+log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+USER: Final = "65532:65532"
+"""Nobody's number. Images may say so themselves; a custom one may not."""
+PROCESSES: Final = 512
+"""Processes and threads of one container. A worker has three, and Aer's threads for each core."""
+TEMPORARY_BYTES: Final = 1 << 30
+"""What a program may write to /tmp at most; it counts as memory, too."""
+LOG_SIZE: Final = "1m"
+"""Of what a worker itself says; what programs say goes to the job's log."""
+INSIDE: Final = "/run/neartime"
+"""Where a container has the folder of its door."""
+CALL_SECONDS: Final = 60.0
+"""How long the engine may take to answer a call."""
+CHECK_SECONDS: Final = 60.0
+"""How long an image's runner may take to say its version, on a busy machine."""
+END_MARGIN: Final = 10.0
+"""Seconds beyond its grace in which a worker that was ended must be gone."""
+STALE_SECONDS: Final = 300.0
+"""A container that was made and not started for so long never will be: who made it is gone."""
+DOOR_SECONDS: Final = 2.0
+"""Between two looks whether the doors of running workers are open."""
+THREADS: Final = 16
+_CHECKED: Final = 1000
+_HOME, _WORKER, _NATS = "neartime.home", "neartime.worker", "neartime.nats"
+"""Labels: whose container it is, which worker's, and where its door leads."""
+
+
+class DockerExecutor:
+    """For programs that nobody has to trust. Containers go on when the server is gone."""
+
+    def __init__(
+        self,
+        home: Path,
+        *,
+        url: str | None = None,
+        network: str | None = None,
+        credentials: Callable[[str], dict[str, str] | None] = lambda host: None,
+    ) -> None:
+        """
+        Args:
+            url: of the engine, `unix:///var/run/docker.sock`; None for what the environment says, DOCKER_HOST.
+            network: of the engine's, for workers. The operator has restricted it, and NATS can be reached in it under
+                the URL that workers are given. None: workers have no network, and a door to NATS.
+            credentials: `username` and `password` for a registry by its host; None for what Docker's own settings say.
+        """
+        self._home, self._url, self._network, self._credentials = home.resolve(), url, network, credentials
+        self._mark = hashlib.sha256(os.fsencode(self._home)).hexdigest()[:16]
+        self._threads = ThreadPoolExecutor(THREADS, "docker")
+        self._client: docker.DockerClient | None = None
+        self._connecting = threading.Lock()
+        self._checks: dict[tuple[str, str], asyncio.Task[None]] = {}
+        """Of images, by reference and interpreter: whether a runner is there that this server can speak to."""
+        self._exited: dict[str, Exited] = {}
+        self._stopped: set[str] = set()
+        """Workers that were to be ended."""
+        self._starting: dict[str, asyncio.Task[None]] = {}
+        self._listeners: set[_Listener] = set()
+        self._doors: dict[str, str] = {}
+        """Where the doors of running workers lead, by worker."""
+        self._opening: dict[str, asyncio.Task[None]] = {}
+        self._processes: list[subprocess.Popen[bytes]] = []
+        """Doors that are this process's children."""
+        self._keeping: asyncio.Task[None] | None = None
+        self._closed = False
+
+    # --- what an executor does
+
+    async def start(self, launch: Launch, environment: Place) -> None:
+        """Run a worker in a container of its image, which is pulled where it is not there.
+
+        Raises:
+            ExecutorError: it can't be; with what the engine, or the image's runner, says.
+        """
+        worker_id = launch.worker_id
+        if (starting := self._starting.get(worker_id)) is None:
+            starting = self._starting[worker_id] = asyncio.create_task(self._start(launch, environment))
+            starting.add_done_callback(lambda task: self._started(worker_id, task))
+        try:
+            await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            self._stopped.add(worker_id)
+            starting.cancel()  # and it takes away what it has made, which `stop` waits for
+            raise
+
+    async def stop(self, worker_id: str, grace: float = 5.0) -> None:
+        """SIGTERM to a container's first process, SIGKILL to all of it after `grace` seconds; returns when it is gone.
+
+        Raises:
+            ExecutorError: it is not, after some seconds more, or the engine can't be reached.
+        """
+        self._stopped.add(worker_id)
+        if (starting := self._starting.get(worker_id)) is not None:
+            await asyncio.wait({starting})
+        name, deadline = _name(worker_id), time.monotonic() + grace + END_MARGIN
+        try:
+            if await self._call(self._own, worker_id) is None:
+                self._note(Exited(worker_id, None, None, "it was not running"))
+                return
+            await self._signal(name, "SIGTERM")
+            if not await self._call(self._wait, name, grace):
+                await self._signal(name, "SIGKILL")
+                if not await self._call(self._wait, name, deadline - time.monotonic()):
+                    raise ExecutorError(f"worker {worker_id} could not be ended")
+            if (state := await self._call(self._own, worker_id)) is not None:
+                self._note(self._exit(worker_id, state))
+            else:
+                self._note(Exited(worker_id, None, None, "it was stopped"))
+        except APIError as error:
+            raise ExecutorError(f"worker {worker_id} could not be ended: {_said(error)}") from error
+
+    async def observe(self) -> AsyncIterator[Observed]:
+        """What runs and what has ended, then `Synced`, then what changes.
+
+        Raises:
+            ExecutorError: the engine can't be reached, or not any more.
+        """
+        listener = _Listener(asyncio.get_running_loop())
+        try:
+            # Listening comes before looking: nothing that happens in between is missed, and nothing is said twice.
+            stream = await self._call(self._listen)
+            listener.follow(stream)
+            self._listeners.add(listener)
+            for seen in await self._call(self._look):
+                self._tell(seen, [listener])
+            for exited in self._exited.values():  # also those whose container is gone
+                self._tell(exited, [listener])
+            listener.queue.put_nowait(Synced())
+            self._keep_doors()
+            while True:
+                heard = await listener.queue.get()
+                if heard is None:
+                    raise ExecutorError("the Docker Engine has ended the connection")
+                if isinstance(heard, dict):
+                    await self._happened(heard)
+                else:
+                    yield heard
+        except APIError as error:
+            raise ExecutorError(f"the Docker Engine can't be observed: {_said(error)}") from error
+        finally:
+            self._listeners.discard(listener)
+            listener.close()
+
+    async def prepare(self, environment: Place) -> None:
+        """Have the image there, and know that its runner can be spoken to.
+
+        Raises:
+            ExecutorError: it can't be had, or has no such runner.
+        """
+        await self._checked(environment)
+
+    async def forget(self, worker_id: str) -> None:
+        """Removes its container. Where the engine is away, the end is told again later."""
+        self._exited.pop(worker_id, None)
+        self._stopped.discard(worker_id)
+        for listener in self._listeners:
+            listener.forget(worker_id)
+        with suppress(APIError, ExecutorError):  # gone already; or it runs, and will be told of
+            await self._call(lambda: self._engine().api.remove_container(_name(worker_id), v=True))
+
+    async def close(self) -> None:
+        """Let go of the engine; containers and doors go on."""
+        self._closed = True
+        tasks = [*self._checks.values(), *self._starting.values(), *self._opening.values()]
+        tasks += [self._keeping] if self._keeping is not None else []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for listener in list(self._listeners):
+            listener.close()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        if self._client is not None:
+            self._client.close()
+
+    # --- starting
+
+    def _started(self, worker_id: str, task: asyncio.Task[None]) -> None:
+        self._starting.pop(worker_id, None)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.debug("worker %s was not started: %s", worker_id, error)  # perhaps nobody waits any more
+
+    async def _start(self, launch: Launch, environment: Place) -> None:
+        worker_id = launch.worker_id
+        await self._checked(environment)
+        launch, mounts, to = await self._with_door(launch)
+        if worker_id in self._stopped:
+            raise ExecutorError("it was stopped before it was started")
+        settings = self._settings(launch, environment, mounts, to)
+        document = launch.model_dump_json().encode()
+        running = asyncio.ensure_future(self._call(self._run, worker_id, settings, document))
+        try:
+            try:
+                await asyncio.shield(running)
+            except ImageNotFound:  # it was there a moment ago, or when it was checked
+                self._checks.pop(_key(environment), None)
+                await self._checked(environment)
+                running = asyncio.ensure_future(self._call(self._run, worker_id, settings, document))
+                await asyncio.shield(running)
+        except asyncio.CancelledError:
+            await asyncio.gather(running, return_exceptions=True)
+            await self._call(self._remove, _name(worker_id))
+            raise
+        except APIError as error:
+            raise ExecutorError(f"its container can't be started: {_said(error)}") from error
+        if to:
+            self._doors[worker_id] = to
+            self._keep_doors()
+
+    def _settings(self, launch: Launch, place: Place, mounts: list[Mount], to: str) -> dict[str, Any]:
+        """Arguments for the engine's `create`. Nothing in it is secret: who may look at the engine can read it."""
+        resources = Manifest.model_validate(launch.manifest).resources
+        labels = {_HOME: self._mark, _WORKER: launch.worker_id, **({_NATS: to} if to else {})}
+        return {
+            "image": place.image,
+            "command": [str(place.python), "-m", "neartime_runner", "worker", "-"],
+            "entrypoint": [],
+            "name": _name(launch.worker_id),
+            "labels": labels,
+            "stdin_open": True,
+            "user": USER,
+            "host_config": self._held(resources, network=self._network or "none", mounts=mounts),
+        }
+
+    def _held(self, resources: Resources, *, network: str, mounts: list[Mount]) -> dict[str, Any]:
+        """What a container may do and use."""
+        made: dict[str, Any] = self._engine().api.create_host_config(
+            network_mode=network,
+            mounts=mounts,
+            read_only=True,
+            tmpfs={"/tmp": f"rw,nosuid,nodev,mode=1777,size={min(TEMPORARY_BYTES, resources.memory_bytes)}"},
+            cap_drop=["ALL"],
+            security_opt=["no-new-privileges"],
+            pids_limit=PROCESSES,
+            mem_limit=resources.memory_bytes,
+            memswap_limit=resources.memory_bytes,  # both together: no swap
+            nano_cpus=round(resources.cpu * 1e9),
+            log_config=LogConfig(type="json-file", config={"max-size": LOG_SIZE, "max-file": "1"}),
+            restart_policy={"Name": "no"},
+        )
+        return made
+
+    def _run(self, worker_id: str, settings: dict[str, Any], document: bytes) -> None:
+        """Makes a container, starts it, and gives it its launch document. Where it can't be started there is none."""
+        api = self._engine().api
+        try:
+            made = api.create_container(**settings)["Id"]
+        except APIError as error:
+            if error.status_code == 409 and self._own(worker_id) is not None:
+                return  # it was started before
+            raise
+        try:
+            stream = api.attach_socket(made, params={"stdin": 1, "stream": 1})
+            end = getattr(stream, "_sock", stream)  # of a Unix socket the SDK gives a file
+            try:
+                if worker_id in self._stopped:
+                    raise ExecutorError("it was stopped before it was started")
+                api.start(made)
+                end.settimeout(CALL_SECONDS)
+                end.sendall(document)
+                end.shutdown(socket.SHUT_WR)
+            finally:
+                stream.close()
+                end.close()
+        except BaseException:
+            self._remove(made)
+            raise
+
+    def _remove(self, name: str) -> None:
+        with suppress(NotFound):
+            self._engine().api.remove_container(name, force=True, v=True)
+
+    # --- images
+
+    async def _checked(self, place: Place) -> None:
+        """Returns when the image is there and its runner is known to be one of this contract; once for all who ask."""
+        if place.image is None:
+            raise ExecutorError("it has no image, and the executor `docker` runs nothing else")
+        key = _key(place)
+        if (check := self._checks.get(key)) is None:
+            if len(self._checks) >= _CHECKED:
+                self._checks = {one: task for one, task in self._checks.items() if not task.done()}
+            check = self._checks[key] = asyncio.create_task(self._check(place.image, str(place.python)))
+            check.add_done_callback(lambda task: self._note_check(key, task))
+        await asyncio.shield(check)
+
+    def _note_check(self, key: tuple[str, str], task: asyncio.Task[None]) -> None:
+        if (task.cancelled() or task.exception() is not None) and self._checks.get(key) is task:
+            del self._checks[key]  # the next one tries again
+
+    async def _check(self, image: str, python: str) -> None:
+        try:
+            await self._call(self._have, image)
+            said = await self._call(self._version, image, python)
+        except APIError as error:
+            raise ExecutorError(f"the image {image} can't be used: {_said(error)}") from error
+        if (problem := incompatible(said, f"the runner in {image}")) is not None:
+            raise ExecutorError(problem)
+
+    def _have(self, image: str) -> None:
+        """Pulls an image, unless it is there."""
+        api = self._engine().api
+        with suppress(ImageNotFound):
+            self._engine().images.get(image)
+            return
+        host = image.partition("/")[0] if "/" in image else ""
+        try:
+            lines = api.pull(image, stream=True, decode=True, auth_config=self._credentials(host))
+            problem = next((line["error"] for line in lines if "error" in line), None)
+        except APIError as error:
+            problem = _said(error)
+        if problem is not None:
+            raise ExecutorError(f"the image {image} is not there and can't be pulled: {problem}")
+
+    def _version(self, image: str, python: str) -> int:
+        """The contract version that the runner in an image states."""
+        api = self._engine().api
+        made = api.create_container(
+            image,
+            [python, "-m", "neartime_runner", "version"],
+            entrypoint=[],
+            labels={_HOME: self._mark},
+            user=USER,
+            host_config=self._held(Resources(), network="none", mounts=[]),
+        )["Id"]
+        try:
+            api.start(made)
+            code = api.wait(made, timeout=round(CHECK_SECONDS))["StatusCode"]
+            output = api.logs(made, stdout=True, stderr=False).decode(errors="replace")
+            errors = api.logs(made, stdout=False, stderr=True, tail=5).decode(errors="replace").strip()
+        except APIError as error:
+            raise ExecutorError(f"the image {image} has no {python} that could be started: {_said(error)}") from error
+        except requests.exceptions.RequestException as error:
+            raise ExecutorError(f"the runner in {image} does not say its version: {error}") from error
+        finally:
+            self._remove(made)
+        if code == 0:
+            with suppress(ValueError, TypeError, KeyError):
+                return int(json.loads(output)["contract"])
+        if "neartime_runner version" in errors or "invalid choice" in errors:
+            return 0  # of a time when it could not say
+        raise ExecutorError(
+            f"the image {image} does not carry a runner that works; install neartime[runner] in it: "
+            f"{errors or output or f'exit code {code}'}"
+        )
+
+    # --- doors
+
+    async def _with_door(self, launch: Launch) -> tuple[Launch, list[Mount], str]:
+        """A launch document for a container without a network, what is mounted in that, and where the door leads."""
+        if self._network is not None:
+            return launch, [], ""
+        urls = [urlsplit(url if "://" in url else f"nats://{url}") for url in launch.nats.url.split(",")]
+        to = ",".join(f"{url.hostname}:{url.port or 4222}" for url in urls)
+        await self._opened(to)
+        path = addresses.door(self._home, to)
+        url = f"{urls[0].scheme}+unix://{urls[0].netloc}{INSIDE}/{path.name}"
+        access = launch.nats.model_copy(update={"url": url})
+        return (
+            launch.model_copy(update={"nats": access}),
+            [Mount(INSIDE, str(path.parent), type="bind", read_only=True)],
+            to,
+        )
+
+    async def _opened(self, to: str) -> None:
+        """Returns when the door is open; it is opened once for all who want it."""
+        if (opening := self._opening.get(to)) is None:
+            opening = self._opening[to] = asyncio.create_task(self._open(to))
+            opening.add_done_callback(lambda _: self._opening.pop(to, None))
+        await asyncio.shield(opening)
+
+    async def _open(self, to: str) -> None:
+        if (process := await door.opened(self._home, to)) is not None:
+            self._processes.append(process)
+
+    def _keep_doors(self) -> None:
+        if self._keeping is None and not self._closed:
+            self._keeping = asyncio.create_task(self._keep())
+
+    async def _keep(self) -> None:
+        """Opens the doors of running workers again, where one is gone."""
+        while True:
+            await asyncio.sleep(DOOR_SECONDS)
+            self._processes = [one for one in self._processes if one.poll() is None]
+            opening = [self._opened(to) for to in set(self._doors.values())]
+            for problem in await asyncio.gather(*opening, return_exceptions=True):
+                if problem is not None:
+                    log.warning("%s", problem)
+
+    # --- what is seen
+
+    def _tell(self, seen: Running | Exited, listeners: list[_Listener] | None = None) -> None:
+        for listener in self._listeners if listeners is None else listeners:
+            listener.tell(seen)
+
+    def _note(self, exited: Exited) -> Exited:
+        """Says an end, in the words in which it was said first."""
+        noted = self._exited.setdefault(exited.worker_id, exited)
+        self._doors.pop(exited.worker_id, None)
+        self._tell(noted)
+        return noted
+
+    async def _happened(self, event: dict[str, Any]) -> None:
+        """One event of the engine's: `start` or `die`."""
+        worker_id = event["Actor"]["Attributes"].get(_WORKER)
+        if worker_id is None:
+            return
+        if event["Action"] == "start":
+            self._tell(Running(worker_id))
+        elif event["Action"] == "die" and worker_id not in self._exited:
+            state = await self._call(self._own, worker_id)
+            if state is None or state["Running"]:  # removed since
+                state = {"ExitCode": int(event["Actor"]["Attributes"].get("exitCode", 1)), "OOMKilled": False}
+            self._note(self._exit(worker_id, state))
+
+    def _exit(self, worker_id: str, state: Mapping[str, Any]) -> Exited:
+        code, stopped = int(state["ExitCode"]), worker_id in self._stopped
+        return reasons.of_exit(
+            worker_id, reasons.of_container(code), stopped=stopped, out_of_memory=bool(state["OOMKilled"])
+        )
+
+    def _look(self) -> list[Running | Exited]:
+        """All workers of this home: those that run, and those that have ended. What was given up is cleared away."""
+        api, seen = self._engine().api, list[Running | Exited]()
+        for row in api.containers(all=True, filters={"label": [f"{_HOME}={self._mark}"]}):
+            worker_id, state = row["Labels"].get(_WORKER), row["State"]
+            if state == "created" or (worker_id is None and state != "running"):
+                if time.time() - row["Created"] > STALE_SECONDS:
+                    with suppress(APIError):
+                        self._remove(row["Id"])
+            elif worker_id is None:
+                continue
+            elif state in ("exited", "dead"):
+                if (found := self._own(worker_id)) is not None:
+                    self._doors.pop(worker_id, None)
+                    seen.append(self._exited.setdefault(worker_id, self._exit(worker_id, found)))
+            else:
+                if to := row["Labels"].get(_NATS):
+                    self._doors[worker_id] = to
+                seen.append(Running(worker_id))
+        return seen
+
+    def _own(self, worker_id: str) -> dict[str, Any] | None:
+        """The state of a worker's container; None where this home has none."""
+        try:
+            found = self._engine().api.inspect_container(_name(worker_id))
+        except NotFound:
+            return None
+        state: dict[str, Any] = found["State"]
+        return state if found["Config"]["Labels"].get(_HOME) == self._mark else None
+
+    def _listen(self) -> Any:
+        labels = [f"{_HOME}={self._mark}", _WORKER]
+        filters = {"type": "container", "event": ["start", "die"], "label": labels}
+        return self._engine().api.events(filters=filters, decode=True)
+
+    # --- the engine
+
+    async def _signal(self, name: str, signal: str) -> None:
+        try:
+            await self._call(lambda: self._engine().api.kill(name, signal))
+        except APIError as error:
+            if error.status_code not in (404, 409):  # it is gone; it has ended
+                raise
+
+    def _wait(self, name: str, seconds: float) -> bool:
+        """Whether a container ends within so many seconds."""
+        try:
+            self._engine().api.wait(name, timeout=max(seconds, 0.01))  # type: ignore[arg-type]  # requests takes fractions
+        except NotFound:
+            return True
+        except (requests.exceptions.Timeout, requests.exceptions.ConnectionError):
+            state = self._engine().api.inspect_container(name)["State"]
+            return not state["Running"]
+        return True
+
+    def _engine(self) -> docker.DockerClient:
+        with self._connecting:
+            if self._client is None:
+                options: dict[str, Any] = {"timeout": CALL_SECONDS, "max_pool_size": 2 * THREADS}
+                if self._url is not None:
+                    self._client = docker.DockerClient(base_url=self._url, **options)
+                else:
+                    self._client = docker.DockerClient.from_env(**options)
+            return self._client
+
+    async def _call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """A call of the SDK's, in a thread.
+
+        Raises:
+            APIError: the engine refuses.
+            ExecutorError: it can't be reached.
+        """
+        if self._closed:
+            raise ExecutorError("this executor is closed")
+        try:
+            call = partial(function, *args, **kwargs)
+            return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+        except APIError:
+            raise
+        except (DockerException, requests.exceptions.RequestException, OSError) as error:
+            raise ExecutorError(f"the Docker Engine can't be reached: {error}") from error
+
+
+class _Listener:
+    """One who observes: what is to be said, each once, and the engine's events, read by a thread."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self.queue: asyncio.Queue[Observed | dict[str, Any] | None] = asyncio.Queue()
+        """An event of the engine's is a dict; None says that there are no more."""
+        self._told: dict[str, type[Running | Exited]] = {}
+        self._stream: Any = None
+
+    def follow(self, stream: Any) -> None:
+        self._stream = stream
+        threading.Thread(target=self._read, args=(stream,), name="docker events", daemon=True).start()
+
+    def _read(self, stream: Any) -> None:
+        try:
+            for event in stream:
+                self._loop.call_soon_threadsafe(self.queue.put_nowait, event)
+        except Exception as error:  # the connection broke, or was closed from here
+            log.debug("the engine's events end: %r", error)
+        with suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self.queue.put_nowait, None)
+
+    def tell(self, seen: Running | Exited) -> None:
+        before = self._told.get(seen.worker_id)
+        if before is not Exited and before is not type(seen):
+            self._told[seen.worker_id] = type(seen)
+            self.queue.put_nowait(seen)
+
+    def forget(self, worker_id: str) -> None:
+        if self._told.get(worker_id) is Exited:
+            del self._told[worker_id]
+
+    def close(self) -> None:
+        if self._stream is not None:
+            with suppress(Exception):
+                self._stream.close()
+
+
+def _name(worker_id: str) -> str:
+    return f"neartime-{worker_id}"
+
+
+def _key(place: Place) -> tuple[str, str]:
+    return place.image or "", str(place.python)
+
+
+def _said(error: APIError) -> str:
+    """The engine's own words."""
+    return str(error.explanation or error).strip()
