@@ -15,6 +15,7 @@ from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI
+from starlette.datastructures import State
 
 from neartime_server import api
 from neartime_server.api.gate import Gate, TokenCache
@@ -23,9 +24,9 @@ from neartime_server.backends import Backends
 from neartime_server.builder import Builder, LocalBuilder
 from neartime_server.bus import Bus, Keys
 from neartime_server.control import Control
-from neartime_server.errors import ConfigurationError
+from neartime_server.errors import ConfigurationError, ServerError
 from neartime_server.executors import Executor, ProcessExecutor
-from neartime_server.settings import FAULT_SUFFIX, Settings
+from neartime_server.settings import FAULT_SUFFIX, SHUT_DOWN, Settings
 from neartime_server.store import Store, instances, tokens
 from neartime_server.store.tokens import Principal, Role
 
@@ -136,7 +137,7 @@ def _embedded_nats(home: Path) -> str:
 
 
 def serve(settings: Settings, ready_file: Path | None = None) -> None:
-    """Run the server until SIGTERM or SIGINT. Running jobs go on without it.
+    """Run the server until SIGTERM or SIGINT: running jobs go on without it. `SHUT_DOWN` ends them, too.
 
     When it takes requests, `ready_file` (home/run/server.json) holds its URL, port and process id. When it can't start
     as it is configured, a file beside that (home/run/server.fault) holds why, for whoever waits for it.
@@ -176,7 +177,7 @@ def _serve(settings: Settings, ready_file: Path) -> bool:
         date_header=False,
         timeout_graceful_shutdown=SHUTDOWN_GRACE,
     )
-    server = _Server(config, ready_file, url, port)
+    server = _Server(config, gate.app.state, ready_file, url, port)
     with suppress(SystemExit):  # which is how it says that a part did not start
         server.run(sockets=[listener])
     if gate.fault is not None:
@@ -185,8 +186,10 @@ def _serve(settings: Settings, ready_file: Path) -> bool:
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, ready_file: Path, url: str, port: int) -> None:
+    def __init__(self, config: uvicorn.Config, state: State, ready_file: Path, url: str, port: int) -> None:
         super().__init__(config)
+        self._state = state
+        self._shutting_down: asyncio.Task[None] | None = None
         self._ready_file = ready_file
         self._url = url
         self._port = port
@@ -194,6 +197,7 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
+            asyncio.get_running_loop().add_signal_handler(SHUT_DOWN, self._shut_down)
             gc.collect()
             gc.freeze()  # what is there now stays; a collection need not look at it again
             gc.set_threshold(*GARBAGE)
@@ -201,6 +205,19 @@ class _Server(uvicorn.Server):
             told = {"url": self._url, "port": self._port, "pid": os.getpid()}
             _write_private(self._ready_file, json.dumps(told) + "\n")
             log.info("listening on %s", self._url)
+
+    def _shut_down(self) -> None:
+        if self._shutting_down is None:
+            self._shutting_down = asyncio.create_task(self._end_workers())
+
+    async def _end_workers(self) -> None:
+        """It takes requests meanwhile: whoever waits for a job learns what became of it."""
+        try:
+            await self._state.services.control.shut_down()
+        except ServerError as error:
+            log.warning("jobs could not be ended in good order: %s", error)
+        finally:
+            self.should_exit = True
 
 
 def _listen(settings: Settings) -> socket.socket:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 PREFIX = "NEARTIME_"
 FAULT_SUFFIX = ".fault"
 """Of the file, beside the one that says where a server is, that says why it can't start as it is configured."""
+SHUT_DOWN = signal.SIGUSR1
+"""Tells a server to end all workers, with their jobs, and then itself. SIGTERM ends it alone: workers go on."""
 
 
 def _home() -> Path:

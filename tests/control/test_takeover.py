@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import random
+from dataclasses import replace
+from datetime import timedelta
+from functools import partial
 
 import pytest
 from control.harness import Plane, wait_for
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, insert, select, update
 
 from neartime.contract import subjects
 from neartime.contract.events import Envelope, StatusEvent
@@ -19,6 +22,7 @@ from neartime_server.control.leadership import Leadership
 from neartime_server.control.patience import LeaseLost, end
 from neartime_server.control.projector import Projector
 from neartime_server.store import jobs, positions
+from neartime_server.store.engine import utc_now
 from neartime_server.store.tables import jobs as job_table
 from neartime_server.store.tables import leases, workers
 
@@ -88,6 +92,96 @@ async def test_a_worker_that_died_while_no_server_was_there_is_found(plane: Plan
     await plane.control.start()
     job = await plane.until(job_id)
     assert (job.status, job.state.reason_code) == (JobStatus.FAILED, ReasonCode.WORKER_LOST)
+
+
+async def test_a_job_whose_machine_was_switched_off_ends_at_once_with_the_seconds_that_it_ran(plane: Plane) -> None:
+    """A worker that was ready, and of which the executor has no process when the next server comes."""
+    plane.settings = replace(plane.settings, worker_heartbeat=60)
+    failed = await plane.submit({"wait": True})
+    again = await plane.submit({"wait": True}, max_attempts=2)
+    for job_id in (failed, again):
+        await plane.until(job_id, JobStatus.RUNNING)
+    await crash(plane)
+    await switched_off(plane)
+    began, died = utc_now() - timedelta(seconds=100), utc_now() - timedelta(seconds=60)
+
+    def left(connection: Connection) -> None:
+        connection.execute(update(job_table).values(started=began))
+        row = {"name": "control", "holder": "0" * 20, "expires": died + timedelta(seconds=3)}
+        connection.execute(insert(leases), row)
+
+    await plane.store.run(left)
+    plane.control = plane.new_control()
+    await plane.control.start()
+    async with asyncio.timeout(10):
+        job = await plane.until(failed)
+        assert (job.status, job.state.reason_code) == (JobStatus.FAILED, ReasonCode.WORKER_LOST)
+        assert "was ended while the job ran" in str(job.state.reason)
+        assert job.usage.seconds == pytest.approx(40, abs=1)
+        await wait_for(lambda: _starts(plane, again, 2))
+    for worker in plane.executor.workers.values():
+        worker.go_on.set()
+    assert (await plane.until(again)).status is JobStatus.COMPLETED
+
+
+async def test_a_worker_that_an_executor_may_overlook_is_not_lost_at_once(plane: Plane) -> None:
+    job_id = await plane.submit({"wait": True})
+    await plane.until(job_id, JobStatus.RUNNING)
+    await crash(plane)
+    plane.executor.overlooks = True
+    plane.control = plane.new_control()
+    await plane.control.start()
+    await wait_for(lambda: _acts(plane))
+    await asyncio.sleep(0.5)
+    for worker in plane.executor.workers.values():
+        worker.go_on.set()
+    assert (await plane.until(job_id)).status is JobStatus.COMPLETED
+
+
+async def test_a_shutdown_ends_what_runs_and_leaves_what_waits_to_the_next_server(plane: Plane) -> None:
+    failed = await plane.submit({"wait": True}, backend="single")
+    waits = await plane.submit({}, backend="single")
+    again = await plane.submit({"wait": True}, max_attempts=2)
+    resumes = await plane.submit({"wait": True, "say": [1], "save": [1]})
+    for job_id in (failed, again, resumes):
+        await plane.until(job_id, JobStatus.RUNNING)
+    await wait_for(lambda: _has_checkpoint(plane, resumes))
+    async with asyncio.timeout(10):
+        await plane.control.shut_down()
+    job = await plane.job(failed)
+    assert (job.status, job.state.reason_code) == (JobStatus.FAILED, ReasonCode.WORKER_LOST)
+    assert str(job.state.reason).startswith("the runtime was shut down")
+    for job_id, attempt in ((waits, 1), (again, 2), (resumes, 2)):
+        job = await plane.job(job_id)
+        assert (job.status, job.attempt) == (JobStatus.QUEUED, attempt)
+    assert not plane.executor.workers
+    await restart(plane)
+    assert (await plane.until(waits)).status is JobStatus.COMPLETED
+    for job_id in (again, resumes):
+        await wait_for(partial(_starts, plane, job_id, 2))
+    for worker in plane.executor.workers.values():
+        worker.go_on.set()
+    for job_id in (again, resumes):
+        assert (await plane.until(job_id)).status is JobStatus.COMPLETED
+
+
+async def switched_off(plane: Plane) -> None:
+    """Every worker is gone, and nobody is there who could say so."""
+    for worker_id, worker in list(plane.executor.workers.items()):
+        plane.executor.tasks[worker_id].cancel()
+        if worker.job is not None:
+            worker.job.cancel()
+        await worker.nc.close()
+    plane.executor.workers.clear()
+
+
+async def _starts(plane: Plane, job_id: str, attempt: int) -> bool:
+    return any(start[1:] == (job_id, attempt) for start in plane.executor.starts)
+
+
+async def _has_checkpoint(plane: Plane, job_id: str) -> bool:
+    rows = await plane.store.read(lambda connection: jobs.by_id(connection, [job_id]))
+    return rows[job_id].checkpoint is not None
 
 
 async def test_a_job_that_may_have_begun_is_cancelled_by_its_worker(plane: Plane) -> None:

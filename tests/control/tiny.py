@@ -209,6 +209,8 @@ class TinyExecutor:
         """Set by a start, which then never comes to its end."""
         self.deaf: set[str] = set()
         """Workers that do not end, whatever they are told."""
+        self.overlooks = False
+        """Whether it can't see what runs, and knows that."""
 
     async def start(self, launch: Launch, environment: object) -> None:
         from neartime_server.errors import ExecutorError
@@ -252,11 +254,11 @@ class TinyExecutor:
         queue: asyncio.Queue[Observed] = asyncio.Queue()
         self.listeners.add(queue)
         try:
-            for worker_id in list(self.workers):
+            for worker_id in list(self.workers) if not self.overlooks else []:
                 yield Running(worker_id)
             for exited in list(self.exited.values()):
                 yield exited
-            yield Synced()
+            yield Synced(complete=not self.overlooks)
             while True:
                 yield await queue.get()
         finally:

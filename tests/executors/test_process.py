@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from executors.harness import OWN, Lab, Processes, Where, Worker, until, watchin
 from neartime.contract.jobs import ReasonCode
 from neartime.contract.launch import Spawn
 from neartime_server.errors import ExecutorError
-from neartime_server.executors import ProcessExecutor, addresses
+from neartime_server.executors import ProcessExecutor, Synced, addresses
 from neartime_server.executors.reasons import of_exit
 from neartime_server.executors.zygote import Connection
 
@@ -95,6 +96,21 @@ async def test_a_zygote_that_is_silent_does_not_keep_the_server_from_others(lab:
     finally:
         os.kill(pid, signal.SIGCONT)
         await executor.close()
+
+
+async def test_what_a_silent_zygote_may_run_is_not_said_to_be_all(lab: Lab, home: Path) -> None:
+    first = ProcessExecutor(home)
+    await lab.start(first, OWN, MAIN)
+    pid, _ = await zygote(home, addresses.name(OWN))
+    await first.close()
+    second = ProcessExecutor(home)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        async with aclosing(second.observe()) as seen:
+            assert await anext(seen) == Synced(complete=False)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+        await second.close()
 
 
 # --- one zygote an environment

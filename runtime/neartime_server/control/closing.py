@@ -15,7 +15,7 @@ from typing import Any, Final
 from sqlalchemy import Row
 
 from neartime.contract.events import CONTROL, Envelope, StatusEvent, decode_log
-from neartime.contract.jobs import JobStatus, ReasonCode
+from neartime.contract.jobs import JobStatus, ReasonCode, Usage
 from neartime_server.bus import Bus
 
 log = logging.getLogger(__name__)
@@ -28,9 +28,11 @@ TAIL_SECONDS: Final = 5.0
 _QUEUED, _CLOSED = 1, 2
 
 
-async def close(bus: Bus, job: Row[Any], status: JobStatus, code: ReasonCode, reason: str) -> None:
-    """Publish the status that ends a job."""
-    await _say(bus, job, job.attempt, _CLOSED, status, code, reason)
+async def close(
+    bus: Bus, job: Row[Any], status: JobStatus, code: ReasonCode, reason: str, ran_until: datetime | None = None
+) -> None:
+    """Publish the status that ends a job. `ran_until` (UTC, naive) is when its worker ended, where that is known."""
+    await _say(bus, job, job.attempt, _CLOSED, status, code, reason, ran_until)
 
 
 async def queue_again(bus: Bus, job: Row[Any], code: ReasonCode, reason: str) -> None:
@@ -39,8 +41,12 @@ async def queue_again(bus: Bus, job: Row[Any], code: ReasonCode, reason: str) ->
 
 
 async def _say(
-    bus: Bus, job: Row[Any], attempt: int, sequence: int, status: JobStatus, code: ReasonCode, reason: str
-) -> None:
+    bus: Bus, job: Row[Any], attempt: int, sequence: int, status: JobStatus, code: ReasonCode, reason: str,
+    ran_until: datetime | None = None,
+) -> None:  # fmt: skip
+    usage = None
+    if ran_until is not None and job.started is not None:
+        usage = Usage(seconds=max(0.0, (ran_until - job.started).total_seconds()))
     event = StatusEvent(
         status=status,
         time=datetime.now(timezone.utc),
@@ -48,6 +54,7 @@ async def _say(
         reason_code=code,
         worker_id=job.worker_id,
         interims=job.interims if status.final else 0,
+        usage=usage,
     )
     envelope = Envelope(CONTROL, attempt, sequence)
     await bus.publish(

@@ -55,6 +55,8 @@ class Worker:
     """When it was last heard, or came to be known here; loop time."""
     started_here: bool = False
     """Whether this server started it, rather than one before."""
+    met: bool = False
+    """Whether this server has heard it."""
     present: bool = False
     """Whether the executor says that it runs."""
     job: str | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
 from typing import Final
 
 from sqlalchemy import Connection
@@ -30,6 +31,8 @@ class Leadership:
         self._seconds = seconds
         self._holder = new_id()
         self.acting = False
+        self.before: datetime | None = None
+        """When the server that acted before this one was last alive, where it died; None where it ended in order."""
 
     def guard(self, connection: Connection) -> None:
         """To be called in every transaction of the one that acts.
@@ -77,7 +80,10 @@ class Leadership:
 
     async def _take(self) -> bool:
         """Whether this server has the lease. While the database is away nobody else can get it either."""
-        return await patiently(
-            "holding the lease",
-            lambda: self._store.run(lambda connection: leases.take(connection, NAME, self._holder, self._seconds)),
-        )
+        return await patiently("holding the lease", lambda: self._store.run(self._taken))
+
+    def _taken(self, connection: Connection) -> bool:
+        if not self.acting:
+            until = leases.expires(connection, NAME)
+            self.before = None if until is None else until - timedelta(seconds=self._seconds)
+        return leases.take(connection, NAME, self._holder, self._seconds)

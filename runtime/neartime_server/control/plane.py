@@ -85,6 +85,11 @@ class Control:
         """Stops acting; workers and their jobs go on, and the next server finds them."""
         await end(self._tasks)
 
+    async def shut_down(self) -> None:
+        """Ends all workers, and their jobs with them, in good order. No job begins any more here."""
+        if self._acting is not None:
+            await self._acting.workers.shut_down()
+
     def wake(self) -> None:
         """The queue is looked at again at once."""
         if self._acting is not None:
@@ -456,7 +461,7 @@ class Control:
     async def _reign(self) -> None:
         workers = Workers(
             self._settings, self._store, self._bus, self._executor, self._builder, self._backends, self._keys,
-            self._leadership.guard, self.wake,
+            self._leadership.guard, self.wake, self._leadership.before,
         )  # fmt: skip
         projected = partial(self.projected, timeout=LAST_WORDS)
         reconciler = Reconciler(

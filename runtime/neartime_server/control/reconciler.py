@@ -10,6 +10,7 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any, Final
 
 from sqlalchemy import Connection, Row
@@ -167,10 +168,12 @@ class Reconciler:
         if (row := rows.get(job_id)) is not None and not JobStatus(row.status).final:
             await self._close(row, JobStatus.FAILED, code, reason)
 
-    async def _close(self, row: Row[Any], status: JobStatus, code: ReasonCode, reason: str) -> None:
+    async def _close(
+        self, row: Row[Any], status: JobStatus, code: ReasonCode, reason: str, ran_until: datetime | None = None
+    ) -> None:
         if self._just_said(f"{row.id} has ended"):
             return
-        await closing.close(self._bus, row, status, code, reason)
+        await closing.close(self._bus, row, status, code, reason, ran_until)
 
     def _just_said(self, word: str) -> bool:
         """Whether this was published a moment ago, and is on its way to the store."""
@@ -213,7 +216,8 @@ class Reconciler:
             if not self._just_said(f"{job_id} has attempt {row.attempt + 1}"):
                 await closing.queue_again(self._bus, row, code, reason)
         else:
-            await self._close(row, JobStatus.FAILED, code, await closing.with_log_tail(self._bus, row, reason))
+            tail = await closing.with_log_tail(self._bus, row, reason)
+            await self._close(row, JobStatus.FAILED, code, tail, worker.ended)
 
     async def _take_back(self, row: Row[Any]) -> None:
         """The worker ended in good order, or never was, and did not begin the job: another one does."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from sqlalchemy import Connection, Row
@@ -49,6 +49,9 @@ REFUSALS: Final = 40
 """How often a worker may refuse a job that it was given; it is busy for a moment after the one before."""
 SAY_AGAIN: Final = (0.05, 2.0)
 """Seconds before a command that was not answered, or refused, is sent again: at first, and at most."""
+SHUT_DOWN: Final = "the runtime was shut down while the job ran"
+SHUT_DOWN_SECONDS: Final = 15.0
+"""How long workers have to end, within the executor's grace, and what became of their jobs to be stored."""
 OVERTIME: Final = 60.0
 """Seconds beyond a job's time limit, or after it was told to cancel, at which its worker is ended: it should have."""
 
@@ -58,7 +61,8 @@ class _Stale(Exception):
 
 
 class Workers:
-    """`guard` raises in a transaction where another server has taken over; `wake` asks for a look at what is."""
+    """`guard` raises in a transaction where another server has taken over; `wake` asks for a look at what is;
+    `before` is when the server before this one was last alive, where it died."""
 
     def __init__(
         self,
@@ -71,13 +75,17 @@ class Workers:
         keys: Keys,
         guard: Callable[[Connection], None],
         wake: Callable[[], None],
+        before: datetime | None = None,
     ) -> None:
         self._settings, self._store, self._bus, self._executor = settings, store, bus, executor
         self._builder, self._backends, self._keys = builder, backends, keys
-        self._guard, self._wake = guard, wake
+        self._guard, self._wake, self._before = guard, wake, before
         self.fleet = Fleet()
         self.synced = False
         """Whether the executor has said all that it knows."""
+        self._complete = False
+        """Whether that is all that there is."""
+        self._shutting_down = False
         self._present: set[str] = set()
         self._exits: dict[str, Exited] = {}
         self._starting: dict[str, asyncio.Task[None]] = {}
@@ -93,6 +101,9 @@ class Workers:
     async def give(self, job: Job, session: Session, worker_id: str | None) -> bool:
         """A job begins, on an idle worker or on one that is started for it. False where that no longer holds."""
         fleet = self.fleet
+        if self._shutting_down:
+            await asyncio.sleep(SAY_AGAIN[0])  # it is asked for again and again
+            return False
         if fleet.finished(job.id) or job.id in fleet.jobs:
             return False
         if worker_id is None:
@@ -226,7 +237,7 @@ class Workers:
         if worker is None or worker.instance_id != instance_id:
             self._wake()
             return
-        worker.heard = self._now()
+        worker.heard, worker.met = self._now(), True
         if beat.draining and worker.state is not WorkerState.STOPPING:
             worker.state, worker.stopping_since = WorkerState.STOPPING, worker.heard
             self._wake()
@@ -328,13 +339,51 @@ class Workers:
             task = self._spawn(self._executor.stop(worker_id))
             task.add_done_callback(lambda _: self._stopping.discard(worker_id))
 
-    async def end(self, worker_id: str, exit_code: int | None, code: ReasonCode | None, reason: str | None) -> None:
-        """A worker is gone: that is noted, and its credential is void from now on."""
+    async def shut_down(self) -> None:
+        """Ends all workers; returns when they are gone and the store knows what became of their jobs, or after
+        `SHUT_DOWN_SECONDS`. No job begins any more. Those that have an attempt left, or a checkpoint, wait for the
+        next server, like those that no worker was told of yet; the others have failed."""
+        self._shutting_down = True
+        try:
+            async with asyncio.timeout(SHUT_DOWN_SECONDS):
+                while workers := list(self.fleet.workers.values()):
+                    for worker in workers:
+                        await self._end_for_good(worker)
+                    await asyncio.sleep(SAY_AGAIN[0])
+                while True:
+                    if not await self._store.read(jobs.any_given):
+                        return
+                    await asyncio.sleep(SAY_AGAIN[0])
+        except TimeoutError:
+            log.warning("workers, or their jobs, have not ended within %g s", SHUT_DOWN_SECONDS)
+
+    async def _end_for_good(self, worker: Worker) -> None:
+        if worker.verdict is None and worker.assignment is not None and worker.assignment.sent:
+            worker.verdict = (ReasonCode.WORKER_LOST.value, SHUT_DOWN)
+        worker.state, worker.stopping_since = WorkerState.STOPPING, worker.stopping_since or self._now()
+        if (starting := self._starting.get(worker.id)) is not None:
+            await end([starting])
+        self._stop(worker.id)
+
+    async def end(
+        self,
+        worker_id: str,
+        exit_code: int | None,
+        code: ReasonCode | None,
+        reason: str | None,
+        ended: datetime | None = None,
+    ) -> None:
+        """A worker is gone: that is noted, and its credential is void from now on. `ended` None is now."""
 
         def work(connection: Connection) -> bool:
             self._guard(connection)
             return workers.end(
-                connection, worker_id, exit_code=exit_code, reason_code=code.value if code else None, reason=reason
+                connection,
+                worker_id,
+                exit_code=exit_code,
+                reason_code=code.value if code else None,
+                reason=reason,
+                ended=ended or utc_now(),
             )
 
         void = await patiently(f"noting the end of worker {worker_id}", lambda: self._store.run(work))
@@ -377,7 +426,7 @@ class Workers:
                         self._exits[seen.worker_id] = seen
                         self._wake()
                     else:
-                        self.synced = True
+                        self.synced, self._complete = True, seen.complete
                         self._wake()
             except ServerError as error:
                 log.warning("the executor can't be observed for now: %s", error)
@@ -435,6 +484,10 @@ class Workers:
         if worker.state is WorkerState.STARTING and not worker.started_here:
             # Taken over from a server that died between writing the row and starting the worker.
             await self.end(worker.id, None, None, "it was never started")
+        elif self._complete and not worker.started_here and not worker.met:
+            # It was there before this server, and no process of it was when this one came.
+            reason = "its worker is gone: the runtime or the machine was ended while the job ran"
+            await self.end(worker.id, None, ReasonCode.WORKER_LOST, reason, self._before)
         elif unheard > MISSED_BEATS * self._settings.worker_heartbeat:
             reason = f"its worker was not heard of for {unheard:.0f} s and is not seen any more"
             await self.end(worker.id, None, ReasonCode.WORKER_LOST, reason)

@@ -19,7 +19,7 @@ from typing import Any
 
 from neartime_server.bus.server import free_port
 from neartime_server.embedded import processes
-from neartime_server.embedded.server import STOP_SECONDS, log_tail
+from neartime_server.embedded.server import SHUT_DOWN_SECONDS, STOP_SECONDS, log_tail
 from neartime_server.embedded.watchdog import (
     RUNNER_GRACE,
     Up,
@@ -77,13 +77,13 @@ def down() -> dict[str, Any]:
         watchdog = found.process(found.watchdog_pid) if found else None
         if watchdog is not None and watchdog.signal(signal.SIGTERM):
             servers = ["API server", *(["NATS server"] if found and found.nats_pid else [])]
-            if processes.wait([watchdog], 2 * STOP_SECONDS + 2 * RUNNER_GRACE):
+            if processes.wait([watchdog], SHUT_DOWN_SECONDS + STOP_SECONDS + 2 * RUNNER_GRACE):
                 watchdog.signal(signal.SIGKILL)
                 processes.wait([watchdog], STOP_SECONDS)
                 end_servers(home)
             ended += ["watchdog", *servers]
         else:
-            ended += end_servers(home)
+            ended += end_servers(home, workers=True)
         processes.end_runners(home, RUNNER_GRACE)
     if workers:
         ended.append(f"{workers} process{'es' if workers > 1 else ''} of workers")

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import IO
 
 from neartime_server.errors import ConfigurationError
-from neartime_server.settings import FAULT_SUFFIX
+from neartime_server.settings import FAULT_SUFFIX, SHUT_DOWN
 
 START_SECONDS = 60.0
 STOP_SECONDS = 15.0
+SHUT_DOWN_SECONDS = 2 * STOP_SECONDS
+"""How long the server has to end all workers, with their jobs, and then itself."""
 _LOG_TAIL = 4000
 
 
@@ -88,17 +90,20 @@ class ApiServer:
         """SIGKILL, as a crash would."""
         self._end(signal.SIGKILL)
 
-    async def stop(self) -> None:
-        """SIGTERM; SIGKILL where that does not do. Running jobs go on."""
-        await asyncio.to_thread(self._end, signal.SIGTERM)
+    async def stop(self, *, workers: bool = False) -> None:
+        """Ends it: with SIGKILL where it does not end by itself. Running jobs go on, unless workers are to end, too."""
+        if workers:
+            await asyncio.to_thread(self._end, SHUT_DOWN, SHUT_DOWN_SECONDS)
+        else:
+            await asyncio.to_thread(self._end, signal.SIGTERM)
 
-    def _end(self, number: signal.Signals) -> None:
+    def _end(self, number: signal.Signals, seconds: float = STOP_SECONDS) -> None:
         process, self._process = self._process, None
         if process is None or process.poll() is not None:
             return
         process.send_signal(number)
         try:
-            process.wait(STOP_SECONDS)
+            process.wait(seconds)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

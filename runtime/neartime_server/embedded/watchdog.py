@@ -22,9 +22,9 @@ from neartime_server.bus.keys import Keys
 from neartime_server.bus.server import NatsServer
 from neartime_server.embedded import processes
 from neartime_server.embedded.processes import Process
-from neartime_server.embedded.server import STOP_SECONDS, ApiServer
+from neartime_server.embedded.server import SHUT_DOWN_SECONDS, STOP_SECONDS, ApiServer
 from neartime_server.errors import ConfigurationError
-from neartime_server.settings import Settings
+from neartime_server.settings import SHUT_DOWN, Settings
 
 log = logging.getLogger(__name__)
 
@@ -197,8 +197,9 @@ class Watchdog:
         return up
 
     async def _end(self) -> None:
-        """First who takes requests, then who works, then what they speak over."""
-        await self._server.stop()
+        """First who takes requests, who ends the jobs and their workers; then what is left of those, then what they
+        speak over."""
+        await self._server.stop(workers=True)
         await asyncio.to_thread(processes.end_runners, self._home, RUNNER_GRACE)
         if self._nats is not None:
             await self._nats.stop()
@@ -213,15 +214,20 @@ async def _ended(pid: int | None) -> None:
         living = await asyncio.to_thread(processes.wait, living, 1.0)
 
 
-def end_servers(home: Path) -> list[str]:
-    """End the servers that `run/up.json` still names. Returns which ones lived."""
+def end_servers(home: Path, *, workers: bool = False) -> list[str]:
+    """End the servers that `run/up.json` still names, and workers with their jobs. Returns which servers lived."""
     up = read_up(home)
     if up is None:
         return []
     ended = []
     for name, pid in (("API server", up.server_pid), ("NATS server", up.nats_pid)):
         process = up.process(pid)
-        if process is not None and processes.end([process], STOP_SECONDS):
+        if process is not None and workers and pid == up.server_pid and process.signal(SHUT_DOWN):
+            if processes.wait([process], SHUT_DOWN_SECONDS):
+                process.signal(signal.SIGKILL)
+                processes.wait([process], STOP_SECONDS)
+            ended.append(name)
+        elif process is not None and processes.end([process], STOP_SECONDS):
             ended.append(name)
     (home / "run" / "up.json").unlink(missing_ok=True)
     return ended

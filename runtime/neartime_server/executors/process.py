@@ -60,7 +60,7 @@ class ProcessExecutor:
         self._listeners: set[asyncio.Queue[Observed]] = set()
         self._memory_kills = reasons.memory_kills()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._first_look: asyncio.Task[None] | None = None
+        self._first_look: asyncio.Task[bool] | None = None
         self._closed = False
 
     # --- what an executor does
@@ -116,7 +116,7 @@ class ProcessExecutor:
         Raises:
             ExecutorError: there can be no folder for sockets.
         """
-        await self._look()
+        complete = await self._look()
         queue: asyncio.Queue[Observed] = asyncio.Queue()
         known: list[Observed] = [Running(worker) for one in self._zygotes.values() for worker in one.running]
         known += self._exited.values()
@@ -124,7 +124,7 @@ class ProcessExecutor:
         try:
             for seen in known:
                 yield seen
-            yield Synced()
+            yield Synced(complete)
             while True:
                 yield await queue.get()
         finally:
@@ -195,12 +195,13 @@ class ProcessExecutor:
             self._first_look = None
             raise
 
-    async def _look(self) -> None:
-        """Meet the zygotes that run and are not known yet."""
+    async def _look(self) -> bool:
+        """Meet the zygotes that run and are not known yet. Whether all of them said what they have."""
         folder = addresses.folder(self._home)
         names = [path.name.removesuffix(addresses.SUFFIX) for path in folder.glob(f"*{addresses.SUFFIX}")]
-        await asyncio.gather(*(self._meet(name) for name in names))
+        there = await asyncio.gather(*(self._meet(name) for name in names))
         self._keep_tidy()
+        return all(name in self._zygotes for name, lives in zip(names, there, strict=True) if lives)
 
     def _path(self, name: str) -> Path:
         return addresses.folder(self._home) / f"{name}{addresses.SUFFIX}"

@@ -34,6 +34,9 @@ class Exited:
 class Synced:
     """All that runs, and all that has ended and was not forgotten, was said before this."""
 
+    complete: bool = True
+    """False where something that may run workers could not be asked: then who was not named may run all the same."""
+
 
 Observed = Running | Exited | Synced
 

@@ -198,6 +198,12 @@ def any_live(connection: Connection, session_id: str) -> bool:
     return connection.execute(query).first() is not None
 
 
+def any_given(connection: Connection) -> bool:
+    """Whether a worker was given a job that is not final."""
+    query = select(jobs.c.id).where(jobs.c.worker_id.is_not(None), jobs.c.status.in_(LIVE)).limit(1)
+    return connection.execute(query).first() is not None
+
+
 def assign(connection: Connection, job_id: str, worker_id: str) -> bool:
     """Give a waiting job to a worker. False where it no longer waits: it ended, was taken, or is to be cancelled."""
     waits = and_(jobs.c.worker_id.is_(None), jobs.c.cancel_code.is_(None), jobs.c.status.in_(LIVE))

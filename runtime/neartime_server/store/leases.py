@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 from sqlalchemy import Connection, bindparam, delete, or_, select
@@ -21,6 +21,12 @@ def take(connection: Connection, name: str, holder: str, seconds: float) -> bool
         where=or_(leases.c.holder == holder, leases.c.expires < now),
     )
     return connection.execute(statement.returning(leases.c.holder)).scalar() == holder
+
+
+def expires(connection: Connection, name: str) -> datetime | None:
+    """When the lease ends, or has ended, that somebody has not given back."""
+    found: datetime | None = connection.execute(select(leases.c.expires).where(leases.c.name == name)).scalar()
+    return found
 
 
 _HELD: Final = select(leases.c.holder).where(leases.c.name == bindparam("name")).with_for_update(read=True)

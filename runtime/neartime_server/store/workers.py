@@ -71,19 +71,25 @@ def move(connection: Connection, worker_id: str, state: WorkerState, come_from: 
 
 
 def end(
-    connection: Connection, worker_id: str, *, exit_code: int | None, reason_code: str | None, reason: str | None
+    connection: Connection,
+    worker_id: str,
+    *,
+    exit_code: int | None,
+    reason_code: str | None,
+    reason: str | None,
+    ended: datetime,
 ) -> bool:
     """Note that a worker is gone, and why, and that its credential is void. Whether that has to be made known.
 
     It need not be of a worker that ended by itself, in good order, with all its jobs: nobody has its credential any
     more, and all that it could speak for is said. The list of those that are void goes to NATS whole, each time.
     """
-    ended = connection.execute(
+    found = connection.execute(
         update(workers)
         .where(workers.c.id == worker_id, workers.c.state.in_(LIVE))
         .values(
             state=WorkerState.GONE.value,
-            ended=utc_now(),
+            ended=ended,
             exit_code=exit_code,
             reason_code=reason_code,
             reason=reason,
@@ -91,9 +97,9 @@ def end(
         .returning(workers.c.instance_id, workers.c.user_key, workers.c.expires)
     ).one_or_none()
     live = select(jobs.c.id).where(jobs.c.worker_id == worker_id, jobs.c.ended.is_(None)).limit(1)
-    if ended is None or (exit_code == 0 and connection.execute(live).first() is None):
+    if found is None or (exit_code == 0 and connection.execute(live).first() is None):
         return False
-    row = {"instance_id": ended.instance_id, "user_key": ended.user_key, "expires": ended.expires}
+    row = {"instance_id": found.instance_id, "user_key": found.user_key, "expires": found.expires}
     connection.execute(upsert(connection, revocations).values(revoked=utc_now(), **row).on_conflict_do_nothing())
     return True
 

@@ -93,7 +93,9 @@ def up(
 
 
 def down(home: Home = None, as_json: Json = False) -> None:
-    """End the runtime of this machine: servers, workers and watchdog. Its data stays; running jobs fail."""
+    """End the runtime of this machine: servers, workers and watchdog. Its data stays.
+
+    Running jobs fail, or wait for the next `up` where they have an attempt or a checkpoint left."""
     output = Output(as_json)
     command, environment = _server("down"), _environment(home)
     if as_json:
