@@ -91,7 +91,7 @@ async def test_a_zygote_that_is_silent_does_not_keep_the_server_from_others(lab:
     pid, _ = await zygote(home, addresses.name(place(1)))
     os.kill(pid, signal.SIGSTOP)
     try:
-        worker = await asyncio.wait_for(lab.start(executor, OWN, MAIN), 5)
+        worker = await asyncio.wait_for(lab.start(executor, OWN, MAIN), 9)
         assert await worker.run() == 42
     finally:
         os.kill(pid, signal.SIGCONT)
