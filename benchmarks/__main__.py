@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from benchmarks import api, jobs, sessions, streams
+from benchmarks import api, images, jobs, sessions, streams
 from benchmarks.measure import Row, show
 from neartime_server.testing import Runtime
 
@@ -24,6 +24,7 @@ BENCHMARKS = {
     "latency": streams.latency,
     "throughput": streams.throughput,
     "submissions": api.submissions,
+    "images": images.images,
 }
 
 
