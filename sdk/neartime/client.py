@@ -89,6 +89,7 @@ class RuntimeService:
         metadata: Mapping[str, Any] | str | os.PathLike[str] | None = None,
         *,
         is_public: bool | None = None,
+        log: Callable[[str], None] | None = None,
         **overrides: Any,
     ) -> str:
         """Uploads a program, or a new version of the one that has its name; returns the program's id.
@@ -97,13 +98,14 @@ class RuntimeService:
             data: a folder with a program.toml, a file, a zip, the source itself, or a function.
             metadata: Qiskit Runtime's metadata, a dictionary or a JSON file with one.
             is_public: whether every instance of the server may run it.
+            log: called with each line of the build's log, while the server makes what the program runs in.
             overrides: fields of the manifest (`name`, `description`, `requirements`, …) that win over all else.
 
         Raises:
             PackagingError: it can't be packaged; every fault is named.
             InvalidRequest: the server refuses it, for example since its requirements can't be installed.
         """
-        return self._upload("POST", "/programs", data, metadata, is_public, overrides).id
+        return self._upload("POST", "/programs", data, metadata, is_public, overrides, log).id
 
     def update_program(
         self,
@@ -144,6 +146,7 @@ class RuntimeService:
         metadata: Mapping[str, Any] | str | os.PathLike[str] | None,
         is_public: bool | None,
         overrides: dict[str, Any],
+        log: Callable[[str], None] | None = None,
     ) -> ProgramView:
         from neartime import packaging
 
@@ -153,7 +156,11 @@ class RuntimeService:
         package = packaging.package(data, **{**_manifest_fields(said), **overrides})
         body = package.to_upload(is_public).model_dump(mode="json", exclude_none=True)
         connection = self._connection()
-        view = ProgramView.model_validate(connection.json(method, path, body, long=True))
+        if log is not None:
+            answer = connection.run(connection.transport.told(path, body, log))
+        else:
+            answer = connection.json(method, path, body, long=True)
+        view = ProgramView.model_validate(answer)
         connection.forget_program(view)
         return view
 

@@ -44,6 +44,7 @@ LONG_SECONDS = 1800.0
 """How long an upload may take: the server makes the program's environment meanwhile."""
 IDEMPOTENCY_HEADER = "Idempotency-Key"
 _AWAY = (502, 503, 504)
+LINES = "application/x-ndjson"
 _REPEATABLE = ("GET", "HEAD", "PUT", "DELETE")
 _REFUSALS: dict[int, type[RequestFailed]] = {
     401: Unauthorized,
@@ -152,6 +153,34 @@ class Transport:
 
         return await self._persist(attempt, f"{method} {path}", method in _REPEATABLE or key is not None)
 
+    async def told(self, path: str, body: Any, tell: Callable[[str], None]) -> Any:
+        """The JSON of the answer to a POST that takes long; `tell` hears its log meanwhile, line by line.
+
+        Where the connection breaks, it is asked again under the same key, and the log begins anew.
+
+        Raises:
+            as `request`.
+        """
+        content, key = json.dumps(body).encode(), new_id()
+
+        async def attempt(number: int) -> Any:
+            async with self._send("POST", path, content, None, key, True, accept=LINES) as response:
+                if response.headers.get("content-type") != LINES:
+                    answer = await response.aread()
+                    self._check(response, answer)
+                    return json.loads(answer)
+                self._check(response, b"")
+                async for line in response.aiter_lines():
+                    said = json.loads(line)
+                    if "log" in said:
+                        tell(str(said["log"]))
+                        continue
+                    self._check_status(int(said["status"]), json.dumps(said["body"]).encode())
+                    return said["body"]
+            raise httpx.RemoteProtocolError("the answer ended before its end")
+
+        return await self._persist(attempt, f"POST {path}", True)
+
     async def download(
         self, path: str, sink: Callable[[], Sink[T]], *, query: Mapping[str, Any] | None = None
     ) -> Sink[T] | None:
@@ -175,9 +204,18 @@ class Transport:
 
     @asynccontextmanager
     async def _send(
-        self, method: str, path: str, body: Body, query: Mapping[str, Any] | None, key: str | None, long: bool
+        self,
+        method: str,
+        path: str,
+        body: Body,
+        query: Mapping[str, Any] | None,
+        key: str | None,
+        long: bool,
+        accept: str | None = None,
     ) -> AsyncIterator[httpx.Response]:
         headers = dict(self._headers)
+        if accept is not None:
+            headers["Accept"] = accept
         if key is not None:
             headers[IDEMPOTENCY_HEADER] = key
         if self.seen:
@@ -250,7 +288,9 @@ class Transport:
                 f"the server at {self.account.url} speaks contract version {theirs}, "
                 f"this client speaks {CONTRACT_VERSION}: pip install --upgrade {command}"
             )
-        status = response.status_code
+        self._check_status(response.status_code, answer)
+
+    def _check_status(self, status: int, answer: bytes) -> None:
         if status < 400:
             return
         kind = _REFUSALS.get(status, ServerFailed if status >= 500 else InvalidRequest)

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import zipfile
+from typing import Any
 
 import httpx
 import pytest
@@ -180,6 +181,25 @@ def test_an_upload_sent_twice_under_one_key_is_answered_alike(client: httpx.Clie
     assert (
         client.post("/programs", content=content, headers={**headers, "Idempotency-Key": "x" * 200}).status_code == 422
     )
+
+
+def test_who_asks_for_lines_hears_the_build_and_then_the_answer(client: httpx.Client) -> None:
+    headers = {"Accept": "application/x-ndjson", "Idempotency-Key": "told"}
+
+    def lines(upload: dict[str, Any], **more: str) -> list[dict[str, Any]]:
+        response = client.post("/programs", json=upload, headers={**headers, **more})
+        assert response.status_code == 200, response.text
+        return [json.loads(line) for line in response.text.splitlines()]
+
+    (made,) = lines(body("told"))
+    assert (made["status"], made["body"]["name"]) == (201, "told")
+    again = client.post("/programs", json=body("told"), headers=headers)
+    assert (again.status_code, again.json()) == (201, made["body"])  # it was answered before, and is not told again
+    first, *_, last = lines(body("told", requirements=["there-is-no-such-package==9"]), **{"Idempotency-Key": "no"})
+    assert first["log"].startswith("resolving there-is-no-such-package==9 for Python 3.")
+    assert (last["status"], last["body"]["errors"][0]["code"]) == (422, "build_failed")
+    refused = client.post("/programs", json={"manifest": {}}, headers={**headers, "Idempotency-Key": "bad"})
+    assert refused.status_code == 422
 
 
 def test_a_program_of_the_servers_own_environment_has_no_bill_of_materials(client: httpx.Client) -> None:

@@ -43,7 +43,10 @@ def service(contained: Runtime) -> Iterator[RuntimeService]:
 def test_a_program_with_a_requirement_runs_in_a_container_and_its_interim_results_are_heard(
     service: RuntimeService,
 ) -> None:
-    service.upload_program(SIX, name="six-in-a-box", requirements=["six==1.16.0"])
+    said: list[str] = []
+    service.upload_program(SIX, name="six-in-a-box", requirements=["six==1.16.0"], log=said.append)
+    assert said[1] == "resolving six==1.16.0 for Python 3.11"
+    assert said[-1].endswith("is there")
     heard: list[Any] = []
     with Session(service, backend="aer") as session:
         job = session.run("six-in-a-box", {"count": 4}, callback=lambda _, value: heard.append(value["number"]))

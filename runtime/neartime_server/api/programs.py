@@ -15,7 +15,8 @@ from neartime.contract.problem import ErrorCode, Problem
 from neartime.contract.programs import ProgramPage, ProgramUpload, ProgramView, VersionPage, VersionView
 from neartime_server.api import uploads
 from neartime_server.api.services import JSON, Caller, Here, OnceKey, Services, earlier, remembering
-from neartime_server.builder import Built, Source
+from neartime_server.api.told import told
+from neartime_server.builder import Built, Source, Tell, tell_nobody
 from neartime_server.builder.sbom import MEDIA_TYPE as SBOM
 from neartime_server.builder.sbom import of_lock as bill_of_materials
 from neartime_server.errors import BuildFailed, Refused
@@ -32,25 +33,30 @@ Offset = Annotated[int, Query(ge=0)]
 
 
 @router.post("", response_model=ProgramView, status_code=201, responses={200: {"model": ProgramView}})
-async def upload(body: ProgramUpload, here: Here, caller: Caller, key: OnceKey) -> Response:
-    """Upload a program. Where the instance has one of that name, this is its newest version, and the status is 200."""
+async def upload(body: ProgramUpload, request: Request, here: Here, caller: Caller, key: OnceKey) -> Response:
+    """Upload a program. Where the instance has one of that name, this is its newest version, and the status is 200.
+    A client that accepts `application/x-ndjson` hears the build's log, line by line."""
     if answer := await earlier(here, key):
         return answer
     checked = await asyncio.to_thread(uploads.check, body)
-    built = await _build(here, checked)
-    status = 200
 
-    def save(connection: Connection) -> bytes:
-        nonlocal status
-        stored = _stored(connection, checked, built)
-        program, made = programs.save(connection, caller.instance_id, stored, body.is_public)
-        status = 201 if made else 200
-        response = view(program).model_dump_json().encode()
-        remembering(key, status)(connection, response)
-        return response
+    async def work(tell: Tell) -> Response:
+        built = await _build(here, checked, tell)
+        status = 200
 
-    response = await here.store.run(save)
-    return Response(response, status, media_type=JSON)
+        def save(connection: Connection) -> bytes:
+            nonlocal status
+            stored = _stored(connection, checked, built)
+            program, made = programs.save(connection, caller.instance_id, stored, body.is_public)
+            status = 201 if made else 200
+            response = view(program).model_dump_json().encode()
+            remembering(key, status)(connection, response)
+            return response
+
+        response = await here.store.run(save)
+        return Response(response, status, media_type=JSON)
+
+    return await told(request, work)
 
 
 @router.get("", response_model=ProgramPage)
@@ -174,14 +180,14 @@ async def delete(program_id: str, here: Here, caller: Caller) -> Response:
     return Response(status_code=204)
 
 
-async def _build(here: Services, checked: uploads.Upload) -> Built:
+async def _build(here: Services, checked: uploads.Upload, tell: Tell = tell_nobody) -> Built:
     """Make what the version runs in, unless it is there."""
 
     async def archive() -> bytes:
         return checked.archive
 
     try:
-        built = await here.builder.build(Source(checked.manifest, checked.digest, archive))
+        built = await here.builder.build(Source(checked.manifest, checked.digest, archive), tell)
     except BuildFailed as error:
         tail = error.log[-_LOG_TAIL:]
         problem = Problem(

@@ -46,7 +46,7 @@ class Services:
     executor: Executor
     backends: Backends
     control: Control
-    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    tasks: set[asyncio.Task[Any]] = field(default_factory=set)
     """What goes on after its request was answered."""
     _versions: dict[str, programs.Version] = field(default_factory=dict)
 

@@ -54,7 +54,7 @@ def run(
     output, runtime = Output(as_json), service(context)
     values = read_inputs(given or [], inputs)
     if is_path(program):
-        program = runtime.upload_program(Path(program))
+        program = runtime.upload_program(Path(program), log=output.note)
         output.note(f"uploaded {uploaded(runtime.program(program, refresh=False))}")
     options = RuntimeOptions(
         backend=backend,

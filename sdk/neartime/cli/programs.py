@@ -34,10 +34,11 @@ def upload(
         raise PackagingError(f"{source} is not there; `neartime program init NAME` begins a program")
     runtime = service(context)
     overrides: dict[str, Any] = {} if name is None else {"name": name}
-    program_id = runtime.upload_program(source, is_public=public, **overrides)
+    output = Output(as_json)
+    program_id = runtime.upload_program(source, is_public=public, log=output.note, **overrides)
     program = runtime.program(program_id)
     text = f"{uploaded(program)}\n  program id: {program.program_id}\nRun it: neartime run {program.name}"
-    Output(as_json).show({**program.to_dict(), "new_version": program.version_is_new}, text)
+    output.show({**program.to_dict(), "new_version": program.version_is_new}, text)
 
 
 def uploaded(program: RuntimeProgram) -> str:
