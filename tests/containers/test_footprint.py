@@ -10,7 +10,7 @@ from ipaddress import IPv4Network
 from pathlib import Path
 
 import pytest
-from engine import Engine
+from engine import Engine, require_engine
 from footprint import Footprint
 from images import base_image
 from registries import Registry
@@ -50,6 +50,7 @@ def test_an_engine_that_was_killed_leaves_nothing_either(base: str) -> None:
 
 
 def test_a_registry_leaves_nothing() -> None:
+    require_engine()
     with Registry() as registry:
         base_image().push(registry.url, "some/base", "1")
         assert kinds(registry.footprint) == {"process", "folder"}
