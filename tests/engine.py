@@ -1,7 +1,7 @@
 """A real Docker Engine of the tests' own: Debian's `dockerd` in a folder, with a socket, a bridge and addresses.
 
-It knows nothing of an engine that the machine may have. It does not forward packets, so containers reach the machine
-itself and each other, and nothing beyond.
+It knows nothing of an engine that the machine may have. It does not turn on forwarding of packets: where the machine
+has not, containers reach the machine itself and each other, and nothing beyond.
 """
 
 from __future__ import annotations
@@ -34,7 +34,11 @@ _PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/bin:/sbin:/bin"
 
 _IPTABLES = """#!/bin/sh
 # All engines of a machine share these chains. One that starts empties them, which opens the others' closed networks.
-case " $* " in *" -F DOCKER"* | *" -X DOCKER"*) exit 0 ;; esac
+# Two that look at once for a chain, or a jump to it, find the same, and one comes too late to make or to remove it.
+case " $* " in
+  *" -F DOCKER"* | *" -X DOCKER"*) exit 0 ;;
+  *" -N DOCKER"* | *" -D FORWARD -j DOCKER"*) {} "$@" 2>/dev/null; exit 0 ;; # Docker takes a word for an error
+esac
 exec {} "$@"
 """
 
@@ -71,7 +75,9 @@ class Engine:
                 subprocess.run(["mount", "-t", "tmpfs", *size, "tmpfs", self.folder / "data"], check=True)
             (self.folder / "daemon.json").write_text("{}")  # not the machine's
             (self.folder / "bin").mkdir()
-            (self.folder / "bin/iptables").write_text(_IPTABLES.format(shutil.which("iptables", path=_PATH)))
+            (self.folder / "bin/iptables").write_text(
+                _IPTABLES.replace("{}", str(shutil.which("iptables", path=_PATH)))
+            )
             (self.folder / "bin/iptables").chmod(0o755)
             self._ip("link", "add", self.footprint.bridge, "type", "bridge")
             self._ip("address", "add", f"{self.gateway}/24", "dev", self.footprint.bridge)

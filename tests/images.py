@@ -29,6 +29,8 @@ from pathlib import Path
 import httpx
 import uv
 
+from neartime.contract.version import CONTRACT_VERSION
+
 ROOT = Path(__file__).parent.parent
 PYTHON = "3.11"
 """The suite's own."""
@@ -36,6 +38,7 @@ _SUITE = "bookworm"
 _PACKAGES = ("ca-certificates", "python3", "python3-venv")
 _NOT_NEEDED = (
     "var/cache/apt",
+    "var/cache/ldconfig",  # differs each time
     "var/lib/apt/lists",
     "var/log",
     "usr/share/doc",
@@ -43,7 +46,7 @@ _NOT_NEEDED = (
     "usr/share/locale",
     "usr/share/man",
 )
-_BASE_RECIPE = 1
+_BASE_RECIPE = 2
 _RECIPE = 2
 """To be raised where this module makes a layer in another way."""
 _PREFIX = "opt/neartime"
@@ -126,7 +129,7 @@ class Image:
 
 
 def base_image() -> Image:
-    """A minimal Debian with its Python, which is also called `python`."""
+    """A minimal Debian with its Python, which is also called `python`. Labels say which it is."""
     path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     with _turn():
         labels = {"neartime.python": "/usr/bin/python3", "neartime.python-version": PYTHON}
@@ -143,6 +146,11 @@ def runner_image() -> Image:
         "Cmd": ["python"],
         "User": _USER,
         "WorkingDir": "/",
+        "Labels": {
+            "neartime.python": f"/{_PREFIX}/bin/python",
+            "neartime.python-version": PYTHON,
+            "neartime.contract": str(CONTRACT_VERSION),
+        },
     }
     return Image(layers, settings)
 
@@ -162,6 +170,11 @@ def _base() -> Layer:
             for entry in (folder / "root" / path).iterdir():
                 shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
         (folder / "root" / "usr/bin/python").symlink_to("python3")
+        # Debian's byte code names the times of its sources, which are others in a layer.
+        _call(
+            "chroot", folder / "root", "/usr/bin/python3", "-m", "compileall", "-q", "-f",
+            "--invalidation-mode", "unchecked-hash", f"/usr/lib/python{PYTHON}", "/usr/lib/python3",
+        )  # fmt: skip
         return folder / "root"
 
     return _layer("base", recipe, make)

@@ -10,7 +10,7 @@ from ipaddress import IPv4Network
 from pathlib import Path
 
 import pytest
-from engine import Engine
+from engine import Engine, require_engine
 from footprint import Footprint
 from images import base_image
 from registries import Registry
@@ -50,6 +50,7 @@ def test_an_engine_that_was_killed_leaves_nothing_either(base: str) -> None:
 
 
 def test_a_registry_leaves_nothing() -> None:
+    require_engine()
     with Registry() as registry:
         base_image().push(registry.url, "some/base", "1")
         assert kinds(registry.footprint) == {"process", "folder"}
@@ -81,6 +82,7 @@ time.sleep(600)
 
 
 def test_an_engine_keeps_its_networks_closed_while_others_come_and_go() -> None:
+    require_engine()
     with Engine() as engine:
         engine.client.networks.create("inner", driver="bridge", internal=True)
         rules = set(engine.footprint.rules())
@@ -88,3 +90,19 @@ def test_an_engine_keeps_its_networks_closed_while_others_come_and_go() -> None:
         with Engine():
             assert set(engine.footprint.rules()) == rules
         assert set(engine.footprint.rules()) == rules
+
+
+def test_an_engine_goes_on_where_another_has_just_made_a_chain_or_removed_a_jump() -> None:
+    """What two that start at once do to each other. A word in the output counts as an error, too."""
+    require_engine()
+
+    def complaint(*arguments: str) -> str:
+        command = [str(engine.folder / "bin/iptables"), "--wait", *arguments]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        return f"{done.stdout}{done.returncode or ''}"
+
+    with Engine() as engine:
+        assert complaint("-t", "nat", "-L", "DOCKER")
+        assert complaint("-t", "nat", "-N", "DOCKER") == ""
+        assert complaint("-D", "FORWARD", "-j", "DOCKER-NOT-THERE") == ""
+        assert complaint("-D", "FORWARD", "-j", "NOT-DOCKERS") != ""
