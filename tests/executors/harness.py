@@ -163,8 +163,12 @@ class Containers:
 
     def containers(self) -> list[Container]:
         """All that there is of this home."""
-        mark = hashlib.sha256(os.fsencode(self.home.resolve())).hexdigest()[:16]
-        return self.engine.client.containers.list(all=True, filters={"label": f"neartime.home={mark}"})
+        return self.engine.client.containers.list(all=True, filters={"label": f"neartime.home={self.mark}"})
+
+    @property
+    def mark(self) -> str:
+        """What its containers' labels say."""
+        return hashlib.sha256(os.fsencode(self.home.resolve())).hexdigest()[:16]
 
     def close(self) -> None:
         for container in self.containers():

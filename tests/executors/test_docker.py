@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -301,12 +302,27 @@ async def test_an_image_whose_runner_this_server_can_not_speak_to_is_refused(
     await executor.close()
 
 
-async def test_an_image_is_checked_once(containers: Containers) -> None:
-    executor = containers.executor()
-    await asyncio.gather(*(executor.prepare(containers.environment) for _ in range(3)))
-    began = time.perf_counter()
-    await executor.prepare(containers.environment)
-    assert time.perf_counter() - began < 0.05
+async def test_an_image_is_checked_once_and_the_next_server_knows(containers: Containers) -> None:
+    since = time.time()
+    for _ in range(2):
+        executor = containers.executor()
+        await asyncio.gather(*(executor.prepare(containers.environment) for _ in range(3)))
+        await executor.prepare(containers.environment)
+        await executor.close()
+    wanted = {"type": "container", "event": "create", "label": f"neartime.home={containers.mark}"}
+    made = containers.engine.client.events(decode=True, since=since, until=time.time() + 0.1, filters=wanted)
+    assert len(list(made)) == 1
+
+
+async def test_what_follows_the_engine_ends_with_who_observes(containers: Containers) -> None:
+    def followers() -> int:
+        return sum(thread.name == "docker events" for thread in threading.enumerate())
+
+    before, executor = followers(), containers.executor()
+    for _ in range(3):
+        async with watching(executor):
+            assert followers() == before + 1
+        await until(lambda: followers() == before, 5)
     await executor.close()
 
 

@@ -332,12 +332,25 @@ class DockerExecutor:
 
     async def _check(self, image: str, python: str) -> None:
         try:
-            await self._call(self._have, image)
-            said = await self._call(self._version, image, python)
+            said = await self._call(self._remembered, image, python)
         except APIError as error:
             raise ExecutorError(f"the image {image} can't be used: {_said(error)}") from error
         if (problem := incompatible(said, f"the runner in {image}")) is not None:
             raise ExecutorError(problem)
+
+    def _remembered(self, image: str, python: str) -> int:
+        """The contract version of an image's runner. An image does not change, so each is asked once and for all."""
+        self._have(image)
+        content = f"{self._engine().images.get(image).id} {python}"
+        file = self._home / "run" / "images" / hashlib.sha256(content.encode()).hexdigest()
+        with contextlib.suppress(OSError, ValueError):
+            return int(file.read_text())
+        said = self._version(image, python)
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        draft = file.with_name(f"{file.name}.{os.getpid()}")
+        draft.write_text(str(said))
+        draft.replace(file)
+        return said
 
     def _have(self, image: str) -> None:
         """Pulls an image, unless it is there."""
