@@ -280,14 +280,15 @@ def test_ctrl_c_in_the_client_leaves_the_job_in_a_state_that_is_told_truly(
         [sys.executable, "-c", INTERRUPTED], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     )
     assert client.stdout is not None
-    job_id = client.stdout.readline().strip()
-    client.send_signal(signal.SIGINT)
-    _, errors = client.communicate(timeout=20)
-    assert client.returncode != 0
-    assert "KeyboardInterrupt" in errors
-    job = service.job(job_id)
-    assert job.status() == JobStatus.RUNNING
-    job.cancel()
+    job = service.job(client.stdout.readline().strip())
+    try:
+        client.send_signal(signal.SIGINT)
+        _, errors = client.communicate(timeout=60)
+        assert client.returncode != 0
+        assert "KeyboardInterrupt" in errors
+        assert job.status() == JobStatus.RUNNING
+    finally:  # or everybody after it waits for its backend
+        job.cancel()
     job.wait_for_final_state(timeout=30)
     assert job.status() == JobStatus.CANCELLED
 
