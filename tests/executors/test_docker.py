@@ -383,14 +383,14 @@ async def test_a_door_that_dies_is_opened_again_and_what_runs_goes_on(lab: Lab, 
     await executor.close()
 
 
-async def test_the_door_outlives_the_server_and_ends_with_all_that_runs_in_the_home(
+async def test_the_door_outlives_the_server_and_is_opened_again_where_it_ended(
     lab: Lab, containers: Containers
 ) -> None:
     executor = containers.executor()
     worker = await begin(lab, executor, containers, MAIN)
     await executor.close()
     assert await worker.run() == 42
-    processes.end_runners(containers.home, 2.0)
+    processes.end(doors(containers.home), 2.0)
     assert doors(containers.home) == []
     second = containers.executor()
     async with watching(second):

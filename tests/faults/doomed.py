@@ -117,6 +117,7 @@ def main() -> None:
             os.close(0)
             try:
                 _serve(order)
+                os._exit(0)
             except SystemExit:
                 os._exit(0)
             except BaseException:
