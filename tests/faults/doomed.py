@@ -41,7 +41,7 @@ class Order:
     lines: int = 0
     """At which line it dies; 0 for one that lives."""
     wait: bool = False
-    """Whether lines count from SIGUSR1 on, rather than from the start."""
+    """Whether lines count from SIGUSR2 on, rather than from the start."""
     rooms: list[str] = field(default_factory=lambda: list(ROOMS))
     """Where lines count."""
     spared: list[str] = field(default_factory=list)
@@ -61,7 +61,7 @@ class Doom:
         self.run = 0
 
     def begin(self) -> None:
-        signal.signal(signal.SIGUSR1, self._count)
+        signal.signal(signal.SIGUSR2, self._count)
         threading.settrace(self._called)
         sys.settrace(self._called)
 

@@ -474,7 +474,7 @@ def test_a_server_may_die_at_every_step_of_a_job(tmp_path: Path, script: Callabl
         crowd = Crowd(house.services(), house.ledger, random.Random(0))
         replica.until_ended(0)
         assert replica.start(wait=True, rooms=["control"])
-        replica.kill(signal.SIGUSR1)
+        replica.kill(signal.SIGUSR2)
         script(crowd)
         lines = replica.until_ended(0)["run"]
         with ThreadPoolExecutor(1) as pool:
@@ -482,7 +482,7 @@ def test_a_server_may_die_at_every_step_of_a_job(tmp_path: Path, script: Callabl
             for step in range(1, STEPS + 1):
                 assert replica.start(wait=True, lines=step * lines // STEPS, rooms=["control"])
                 scripts[-1].result(60)
-                replica.kill(signal.SIGUSR1)
+                replica.kill(signal.SIGUSR2)
                 scripts.append(pool.submit(script, crowd))
                 house.died(replica.until_ended(STAY))
                 house.free_lease()
