@@ -99,11 +99,7 @@ async def versions(program_id: str, here: Here, caller: Caller) -> Response:
 async def sbom(program_id: str, here: Here, caller: Caller, version: str | None = None) -> Response:
     """The software bill of materials of a version, the newest unless `version` says which: CycloneDX, JSON."""
     program = await _find(here, caller.instance_id, program_id)
-    chosen: Version | None = program.version
-    if version is not None:
-        chosen = await here.store.read(lambda connection: programs.find_version(connection, program.id, version))
-    if chosen is None:
-        raise Refused.not_found(f"version of {program.name!r}", str(version))
+    chosen = await _chosen(here, program, version)
     if chosen.lock is None:
         raise Refused.of(
             404,
@@ -137,11 +133,7 @@ async def update(program_id: str, body: ProgramUpload, here: Here, caller: Calle
 async def download(program_id: str, here: Here, caller: Caller, version: str | None = None) -> Response:
     """The archive of a version, the newest unless `version` (id, number or digest) says which; for its owner."""
     program = await _own(here, caller.instance_id, program_id, "you can run it; its files are its owner's")
-    chosen: Version | None = program.version
-    if version is not None:
-        chosen = await here.store.read(lambda connection: programs.find_version(connection, program.id, version))
-    if chosen is None:
-        raise Refused.not_found(f"version of {program.name!r}", str(version))
+    chosen = await _chosen(here, program, version)
     info, chunks = await blobs.open_blob(here.store, chosen.archive)
     name = f"{program.name}-{chosen.number}.zip"
     headers = {"Content-Length": str(info.size), "Content-Disposition": f'attachment; filename="{name}"'}
@@ -232,6 +224,18 @@ async def _find(here: Services, instance_id: str, program_id: str) -> Program:
     found = await here.store.read(lambda connection: programs.find(connection, instance_id, program_id))
     if found is None:
         raise Refused.not_found("program", program_id, "neartime program list shows those that you can see")
+    return found
+
+
+async def _chosen(here: Services, program: Program, version: str | None) -> Version:
+    """The version of that id, number or digest; the newest where none is asked for."""
+    if version is None:
+        return program.version
+    found: Version | None = await here.store.read(
+        lambda connection: programs.find_version(connection, program.id, version)
+    )
+    if found is None:
+        raise Refused.not_found(f"version of {program.name!r}", version)
     return found
 
 

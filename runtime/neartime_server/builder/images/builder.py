@@ -26,8 +26,6 @@ from neartime_server.errors import BuildFailed
 
 log = logging.getLogger(__name__)
 
-ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
-"""Machines, as the kernel and as images call them."""
 GLIBC: Final = "manylinux_2_28"
 """What wheels may ask of the base image's C library: that of Debian 11 and RHEL 8, and of all that came after."""
 
@@ -71,10 +69,9 @@ class ImageBuilder:
         self._once = Once()
 
     async def build(self, source: Source, tell: Tell = tell_nobody) -> Built:
-        if source.image is not None:
-            base = await self._base_of(source.manifest)
-            return self._built(Recipe(base, source.lock, "", source.manifest, source.digest), source.image)
         base = await self._base_of(source.manifest)
+        if source.image is not None:
+            return self._built(Recipe(base, source.lock, "", source.manifest, source.digest), source.image)
         tell(f"on {base.reference}, Python {base.minor}")
         lock = None
         if not base.complete:
@@ -110,16 +107,14 @@ class ImageBuilder:
             reference, complete = self._base.format(python=await self._minor(manifest)), False
         pinned, config = await self._maker.base(reference)
         found = Base.of(pinned, config, complete=complete)
-        pythons = needs.pythons(manifest)
-        if not any(pythons.contains(f"{found.minor}.{patch}", prereleases=True) for patch in range(40)):
+        if not _runs_on(manifest, found.minor):
             raise needs.no_python(manifest, [f"{found.minor} in {reference}"])
         return found
 
     async def _minor(self, manifest: Manifest) -> str:
         """The newest Python that a program can run on, the server's own if that will do."""
-        pythons = needs.pythons(manifest)
         for minor in dict.fromkeys([self._here.minor, *(f"3.{number}" for number in range(14, 9, -1))]):
-            if any(pythons.contains(f"{minor}.{patch}", prereleases=True) for patch in range(40)):
+            if _runs_on(manifest, minor):
                 return minor
         raise needs.no_python(manifest, ["3.10 to 3.14"])
 
@@ -203,3 +198,9 @@ class ImageBuilder:
         folder = self._home / "logs" / "builds"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         return folder / f"{name}.log"
+
+
+def _runs_on(manifest: Manifest, minor: str) -> bool:
+    """Whether a program takes a release of this minor version of Python."""
+    pythons = needs.pythons(manifest)
+    return any(pythons.contains(f"{minor}.{patch}", prereleases=True) for patch in range(40))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import logging
 import re
 import tarfile
 import tempfile
@@ -25,8 +24,6 @@ from neartime_server.builder.images.layers import Layer
 from neartime_server.builder.images.recipe import LABEL, Recipe
 from neartime_server.builder.protocol import Tell
 from neartime_server.errors import BuildFailed, Refused
-
-log = logging.getLogger(__name__)
 
 ENVIRONMENTS: Final = "environments"
 LOCAL: Final = "neartime.local"

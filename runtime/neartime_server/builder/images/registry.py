@@ -8,7 +8,6 @@ A program's layer is appended to the manifest of its base. What programs of one 
 from __future__ import annotations
 
 import json
-import logging
 from typing import Any, Final
 
 from neartime.contract.problem import ErrorCode
@@ -30,8 +29,6 @@ from neartime_server.builder.images.layers import Layer
 from neartime_server.builder.images.recipe import Recipe
 from neartime_server.builder.protocol import Tell
 from neartime_server.errors import BuildFailed, Refused
-
-log = logging.getLogger(__name__)
 
 ENVIRONMENTS: Final = "environments"
 BASES: Final = 32
