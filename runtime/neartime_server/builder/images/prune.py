@@ -44,10 +44,11 @@ async def in_registry(registry: Registry, prefix: str, needed: Needed) -> list[U
                 image = await registry.image(repository.tagged(tag))
             except NotInRegistry:  # it went meanwhile
                 continue
-            if f"{repository.name}@{image.descriptor.digest}" in needed.images:
+            pinned = Reference(repository.registry, repository.repository, digest=image.descriptor.digest)
+            if str(pinned) in needed.images:
                 kept |= {layer.digest for layer in image.layers}
             elif image.labels.get(f"{LABEL}recipe") == tag:
-                unneeded.append((repository.at(image.descriptor.digest), image.layers))
+                unneeded.append((pinned, image.layers))
     found = []
     for reference, layers in unneeded:
         size = sum(layer.size for layer in layers if layer.digest not in kept)
