@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 
 import docker
 from docker.errors import DockerException
@@ -11,10 +12,12 @@ from neartime.errors import NeartimeError
 from neartime.oci import Credentials, Registry
 from neartime_server.builder.images import ImageBuilder, ImageMaker
 from neartime_server.builder.images.engine import EngineMaker
+from neartime_server.builder.images.prune import in_engine, in_registry
 from neartime_server.builder.images.registry import RegistryMaker
+from neartime_server.builder.prune import Needed, Unneeded
 from neartime_server.errors import ConfigurationError
 from neartime_server.executors import Executor
-from neartime_server.executors.docker import DockerExecutor
+from neartime_server.executors.docker import DockerExecutor, mark
 from neartime_server.settings import Settings
 
 
@@ -45,7 +48,8 @@ def _maker(settings: Settings) -> ImageMaker:
     chosen = settings.builder or ("registry" if settings.registry else "docker")
     try:
         if chosen == "docker":
-            return EngineMaker(engine(settings), settings.registry, _credentials(settings))
+            client, credentials = engine(settings), _credentials(settings)
+            return EngineMaker(client, _prefix(settings), credentials, pushes=settings.registry is not None)
         if chosen != "registry":
             raise ConfigurationError(f"NEARTIME_BUILDER={chosen!r}: expected registry or docker")
         if settings.registry is None:
@@ -53,6 +57,27 @@ def _maker(settings: Settings) -> ImageMaker:
         return RegistryMaker(registry(settings), settings.registry)
     except NeartimeError as error:
         raise ConfigurationError(f"NEARTIME_REGISTRY={settings.registry!r}: {error}") from error
+
+
+async def unneeded(settings: Settings, stack: AsyncExitStack, needed: Needed, idle: float) -> list[Unneeded]:
+    """Images that no version needs; they can be removed until the stack is left.
+
+    Raises:
+        ConfigurationError, RegistryError, BuildFailed: registry or engine can't be asked.
+    """
+    client = engine(settings)
+    stack.callback(client.close)
+    found = await in_engine(client, _prefix(settings), needed, idle)
+    if settings.registry is not None:
+        hub = await stack.enter_async_context(registry(settings))
+        found += await in_registry(hub, settings.registry, needed)
+    return found
+
+
+def _prefix(settings: Settings) -> str:
+    """What images' names begin with. Those that go to no registry have one that no registry can have, and the home's
+    mark: others may use the same engine."""
+    return settings.registry or f"neartime.local/{mark(settings.home)}"
 
 
 def registry(settings: Settings) -> Registry:

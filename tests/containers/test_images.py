@@ -54,11 +54,13 @@ async def builder(
 
 
 def building(way: str, engine: Engine, registry: Hub, base: str, home: Path) -> ImageBuilder:
-    prefix = f"{registry.host}/{way}" if way != "docker alone" else None
+    prefix = f"{registry.host}/{way}" if way != "docker alone" else "neartime.local/test"
     maker: ImageMaker = (
         RegistryMaker(Registry(patience=2), f"{registry.host}/registry")
         if way == "registry"
-        else EngineMaker(docker.DockerClient(engine.url, timeout=120), prefix, Credentials())
+        else EngineMaker(
+            docker.DockerClient(engine.url, timeout=120), prefix, Credentials(), pushes=way != "docker alone"
+        )
     )
     return ImageBuilder(home, maker, base)
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -63,3 +67,33 @@ def test_the_vqe_template_runs_in_a_container(service: RuntimeService) -> None:
     job = service.run("vqe", {"maxiter": 5}, {"backend": "aer"}, callback=lambda _, value: heard.append(value))
     assert job.result(timeout=180) is not None
     assert heard
+
+
+def prune(runtime: Runtime, *options: str) -> list[dict[str, Any]]:
+    """What the command tells, of a runtime that is up."""
+    names = ("home", "executor", "docker_host", "registry", "base_image")
+    settings = {f"NEARTIME_{name.upper()}": str(getattr(runtime.settings, name)) for name in names}
+    command = [sys.executable, "-m", "neartime_server", "admin", "prune", "--idle", "0", "--json", *options]
+    done = subprocess.run(command, env={**os.environ, **settings}, check=True, stdout=subprocess.PIPE, text=True)
+    rows: list[dict[str, Any]] = json.loads(done.stdout)
+    return rows
+
+
+@pytest.mark.timeout(400)
+def test_what_a_deleted_program_leaves_is_pruned_when_it_is_asked_for(
+    service: RuntimeService, contained: Runtime
+) -> None:
+    code = "def main(backend, user_messenger):\n    return 'here'\n"
+    service.upload_program(code, name="kept")
+    service.upload_program(code, name="gone")
+    assert service.run("gone", {}, {"backend": "aer"}).result(timeout=120) == "here"
+    assert not [row for row in prune(contained) if "/gone@" in row["name"] or "/kept@" in row["name"]]
+    service.delete_program("gone")
+    told = prune(contained)
+    assert [row["state"] for row in told if "/gone@" in row["name"]] == ["unneeded"] * 2  # in the registry, and pulled
+    assert told == prune(contained)
+    assert {row["state"] for row in prune(contained, "--delete")} == {"removed"}
+    assert prune(contained) == []
+    assert service.run("kept", {}, {"backend": "aer"}).result(timeout=120) == "here"
+    service.upload_program(code, name="gone")
+    assert service.run("gone", {}, {"backend": "aer"}).result(timeout=120) == "here"

@@ -9,6 +9,7 @@ from neartime.contract.programs import Manifest
 from neartime_server.builder.environments import Environments
 from neartime_server.builder.programs import materialize, place_of
 from neartime_server.builder.protocol import Built, Source, Tell, tell_nobody
+from neartime_server.builder.prune import touch
 
 
 class LocalBuilder:
@@ -21,7 +22,9 @@ class LocalBuilder:
     async def build(self, source: Source, tell: Tell = tell_nobody) -> Built:
         made = await self._environments.ensure(source.manifest, source.lock, tell)
         folder = place_of(self._home, source.digest)
-        if not folder.is_dir():
+        if folder.is_dir():
+            touch(folder)
+        else:
             await asyncio.to_thread(materialize, self._home, source.digest, await source.archive())
         return Built(made.digest, made.lock, made.python, str(folder))
 

@@ -88,7 +88,7 @@ class DockerExecutor:
             credentials: `username` and `password` for a registry by its host; None for what Docker's own settings say.
         """
         self._home, self._url, self._network, self._credentials = home.resolve(), url, network, credentials
-        self._mark = _mark(home)
+        self._mark = mark(home)
         self._threads = ThreadPoolExecutor(THREADS, "docker")
         self._client: docker.DockerClient | None = None
         self._connecting = threading.Lock()
@@ -567,7 +567,7 @@ def end_all(home: Path, grace: float, *, url: str | None = None) -> int:
     try:
         client = docker.DockerClient(base_url=url) if url is not None else docker.DockerClient.from_env()
         with contextlib.closing(client):
-            label = f"{_HOME}={_mark(home)}"
+            label = f"{_HOME}={mark(home)}"
             running = client.containers.list(filters={"label": label, "status": "running"})
             with ThreadPoolExecutor(THREADS) as threads:
                 stops = [threads.submit(one.stop, timeout=math.ceil(grace)) for one in running]
@@ -618,7 +618,8 @@ class _Listener:
                 self._stream.close()
 
 
-def _mark(home: Path) -> str:
+def mark(home: Path) -> str:
+    """What stands for a home where others have theirs, too: 16 hexadecimal digits."""
     return hashlib.sha256(os.fsencode(home.resolve())).hexdigest()[:16]
 
 

@@ -130,7 +130,8 @@ def doctor(context: typer.Context, home: Home = None, as_json: Json = False) -> 
 
 
 def admin(context: typer.Context) -> None:
-    """Make, list and end instances, users and tokens: `admin instance|user|token create|list|end …`.
+    """Make, list and end instances, users and tokens: `admin instance|user|token create|list|end …`; and `admin prune`,
+    which tells and removes what no program version needs.
 
     It works on the data of this machine's runtime (or of NEARTIME_DATABASE), whether it is up or not.
     """

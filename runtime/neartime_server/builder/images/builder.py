@@ -113,7 +113,7 @@ class ImageBuilder:
 
     async def _minor(self, manifest: Manifest) -> str:
         """The newest Python that a program can run on, the server's own if that will do."""
-        for minor in dict.fromkeys([self._here.minor, *(f"3.{number}" for number in range(14, 9, -1))]):
+        for minor in dict.fromkeys([self._here.minor, *needs.MINORS]):
             if _runs_on(manifest, minor):
                 return minor
         raise needs.no_python(manifest, ["3.10 to 3.14"])
@@ -147,7 +147,7 @@ class ImageBuilder:
 
     async def _runner(self, recipe: Recipe) -> Layer:
         """Neartime's own packages as this server has them, so that the two can't drift."""
-        name = hashlib.sha256(f"{recipe.base.minor} {needs.runner_digest()}".encode()).hexdigest()
+        name = needs.runner_layer(recipe.base.minor)
         if (known := self._layers.known("runner", name)) is not None:
             return known
         async with self._draft() as draft:

@@ -26,8 +26,6 @@ from neartime_server.builder.protocol import Tell
 from neartime_server.errors import BuildFailed, Refused
 
 ENVIRONMENTS: Final = "environments"
-LOCAL: Final = "neartime.local"
-"""Where images that go to no registry have their names: no registry can be called so."""
 Auth = dict[str, str] | None
 """A login as the SDK takes it."""
 TAIL: Final = 40
@@ -35,12 +33,16 @@ TAIL: Final = 40
 
 
 class EngineMaker:
-    """`prefix` is where images are pushed: a registry and the beginning of repositories' names; None pushes none."""
-
-    def __init__(self, client: docker.DockerClient, prefix: str | None, credentials: Credentials) -> None:
+    def __init__(
+        self, client: docker.DockerClient, prefix: str, credentials: Credentials, *, pushes: bool = True
+    ) -> None:
+        """
+        Args:
+            prefix: what images' names begin with: a registry and the beginning of its repositories' names; or where
+                nothing is pushed, `local`.
+        """
         self._client, self._credentials = client, credentials
-        self._pushes = prefix is not None
-        self._prefix = (prefix or LOCAL).rstrip("/")
+        self._pushes, self._prefix = pushes, prefix.rstrip("/")
 
     async def base(self, reference: str) -> tuple[str, dict[str, Any]]:
         name = str(Reference.parse(reference))
