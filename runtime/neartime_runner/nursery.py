@@ -45,7 +45,7 @@ class Nursery:
             self._socket.close()
             forget()
             processes.keep_private(False)  # programs may look at themselves
-            preload.preload()
+            preload.preload_first()
             _serve(theirs)
 
         self.pid = processes.fork(entry)

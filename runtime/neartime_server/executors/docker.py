@@ -339,9 +339,12 @@ class DockerExecutor:
             raise ExecutorError(problem)
 
     def _remembered(self, image: str, python: str) -> int:
-        """The contract version of an image's runner. An image does not change, so each is asked once and for all."""
+        """The contract version of an image's runner. An image does not change, so each is asked once and for all; of
+        those that Neartime has made on one base, with the same packages and the same runner, one."""
         self._have(image)
-        content = f"{self._engine().images.get(image).id} {python}"
+        found = self._engine().images.get(image)
+        made = [str(found.labels.get(f"neartime.{name}") or "") for name in ("recipe", "environment", "runner")]
+        content = f"{' '.join(made[1:]) if all(made) else found.id} {python}"
         file = self._home / "run" / "images" / hashlib.sha256(content.encode()).hexdigest()
         with contextlib.suppress(OSError, ValueError):
             return int(file.read_text())

@@ -123,20 +123,13 @@ class EngineMaker:
                 self._client.images.get(under)
             except ImageNotFound:
                 label = _pairs("LABEL", {f"{LABEL}environment": recipe.environment})
-                steps = [f"FROM {recipe.base.reference}", *(f"ADD {layer.what}.tar.gz /" for layer in shared), label]
+                adding = (f"ADD {layer.what}.tar.gz /" for layer in shared)
+                steps = [f"FROM {recipe.base.reference}", *self._settings(recipe), *adding, label]
                 self._build(under, steps, shared, tell)
         (program,) = (layer for layer in layers if layer.what == "program")
-        config = recipe.configured({"Env": self._client.images.get(under).attrs["Config"].get("Env") or []})
-        steps = [
-            f"FROM {under}",
-            _pairs("ENV", dict(one.split("=", 1) for one in config["Env"])),
-            f"USER {config['User']}",
-            f"WORKDIR {config['WorkingDir']}",
-            "ENTRYPOINT []",
-            f"CMD {json.dumps(config['Cmd'])}",
-            "ADD program.tar.gz /",
-            _pairs("LABEL", recipe.labels),
-        ]
+        # Each step costs the engine a container: those that are the same for all programs are in the image below.
+        settings = [] if shared else self._settings(recipe)
+        steps = [f"FROM {under}", *settings, "ADD program.tar.gz /", _pairs("LABEL", recipe.labels)]
         name = f"{self._prefix}/{recipe.manifest.name}:{recipe.tag}"
         built = self._build(name, steps, [program], tell)
         if not self._pushes:
@@ -149,6 +142,17 @@ class EngineMaker:
             raise
         tell(f"{pinned} is there")
         return pinned
+
+    def _settings(self, recipe: Recipe) -> list[str]:
+        """How an image runs, on top of its base."""
+        config = recipe.configured(self._client.images.get(recipe.base.reference).attrs["Config"])
+        return [
+            _pairs("ENV", dict(one.split("=", 1) for one in config["Env"])),
+            f"USER {config['User']}",
+            f"WORKDIR {config['WorkingDir']}",
+            "ENTRYPOINT []",
+            f"CMD {json.dumps(config['Cmd'])}",
+        ]
 
     def _build(self, name: str, steps: Iterable[str], layers: list[Layer], tell: Tell) -> str:
         tell(f"building {name}")
