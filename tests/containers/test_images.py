@@ -37,12 +37,6 @@ def source(number: int = 1, name: str = "program", **manifest: Any) -> Source:
     return Source(declared, digest(declared, packaging.read_files(zipped)), read)
 
 
-@pytest.fixture(scope="session")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One for all, so that packages are fetched once."""
-    return tmp_path_factory.mktemp("images")
-
-
 @pytest.fixture(params=["registry", "docker", "docker alone"])
 async def builder(
     request: pytest.FixtureRequest, engine: Engine, registry: Hub, base: str, home: Path

@@ -28,11 +28,6 @@ def needed(*built: Built) -> Needed:
     )
 
 
-@pytest.fixture(scope="session")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("pruned")
-
-
 @pytest.mark.timeout(400)
 async def test_an_image_in_a_registry_goes_with_what_is_attached_to_it_and_the_others_stay(
     engine: Engine, registry: Hub, base: str, home: Path

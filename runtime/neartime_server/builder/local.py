@@ -10,6 +10,7 @@ from neartime_server.builder.environments import Environments
 from neartime_server.builder.programs import materialize, place_of
 from neartime_server.builder.protocol import Built, Source, Tell, tell_nobody
 from neartime_server.builder.prune import touch
+from neartime_server.errors import BuildFailed
 
 
 class LocalBuilder:
@@ -20,6 +21,12 @@ class LocalBuilder:
         self._environments = Environments(home)
 
     async def build(self, source: Source, tell: Tell = tell_nobody) -> Built:
+        try:
+            return await self._build(source, tell)
+        except OSError as error:
+            raise BuildFailed(f"the environment or the program's files can't be written: {error}", "") from error
+
+    async def _build(self, source: Source, tell: Tell) -> Built:
         made = await self._environments.ensure(source.manifest, source.lock, tell)
         folder = place_of(self._home, source.digest)
         if folder.is_dir():

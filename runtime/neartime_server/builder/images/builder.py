@@ -8,6 +8,7 @@ import logging
 import platform
 import secrets
 import shutil
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path, PurePosixPath
@@ -16,7 +17,7 @@ from typing import Any, Final, Protocol
 from neartime.contract.programs import Manifest
 from neartime_server.builder import needs, uv
 from neartime_server.builder.images.layers import Layer, Layers
-from neartime_server.builder.images.recipe import PACKAGES, PROGRAM, RUNNER, Base, Recipe
+from neartime_server.builder.images.recipe import LABEL, PACKAGES, PROGRAM, RUNNER, Base, Recipe
 from neartime_server.builder.locks import Locks
 from neartime_server.builder.once import Once
 from neartime_server.builder.programs import materialize
@@ -26,6 +27,9 @@ from neartime_server.errors import BuildFailed
 
 log = logging.getLogger(__name__)
 
+KNOWN: Final = 1000
+KNOWN_SECONDS: Final = 600.0
+"""How many images' labels are held, and for how long it stands that an image is there."""
 GLIBC: Final = "manylinux_2_28"
 """What wheels may ask of the base image's C library: that of Debian 11 and RHEL 8, and of all that came after."""
 
@@ -43,6 +47,13 @@ class ImageMaker(Protocol):
 
     async def find(self, recipe: Recipe) -> str | None:
         """Reference by its digest of the image of this recipe, where it is there."""
+
+    async def labels(self, image: str) -> dict[str, str] | None:
+        """What an image that was made says of itself; None where it is gone. `image` is as `make` gave it.
+
+        Raises:
+            BuildFailed: the registry or the engine does not answer.
+        """
 
     async def make(self, recipe: Recipe, layers: list[Layer], tell: Tell) -> str:
         """Make the image of these layers on top of the recipe's base. Returns its reference by its digest.
@@ -67,11 +78,18 @@ class ImageBuilder:
         self._locks = Locks(home / "layers" / "resolved", home / "logs" / "builds")
         self._here = uv.this_python()
         self._once = Once()
+        self._known: dict[str, tuple[Built, float]] = {}
 
     async def build(self, source: Source, tell: Tell = tell_nobody) -> Built:
+        try:
+            return await self._build(source, tell)
+        except OSError as error:
+            raise BuildFailed(f"the image's layers can't be written: {error}", "") from error
+
+    async def _build(self, source: Source, tell: Tell) -> Built:
+        if source.image is not None and (made := await self._made(source.image, source.lock)) is not None:
+            return made
         base = await self._base_of(source.manifest)
-        if source.image is not None:
-            return self._built(Recipe(base, source.lock, "", source.manifest, source.digest), source.image)
         tell(f"on {base.reference}, Python {base.minor}")
         lock = None
         if not base.complete:
@@ -97,6 +115,25 @@ class ImageBuilder:
 
     def _built(self, recipe: Recipe, image: str) -> Built:
         return Built(f"sha256:{recipe.environment}", recipe.lock, Path(recipe.base.python), str(PROGRAM), image)
+
+    async def _made(self, image: str, lock: str | None) -> Built | None:
+        """What was made for a version before. Where it is gone it is made again, of the same packages."""
+        known, at = self._known.get(image, (None, 0.0))
+        if known is not None and time.monotonic() - at < KNOWN_SECONDS:
+            return known
+        labels = await self._maker.labels(image)
+        if labels is None:
+            log.warning("the image %s is gone, and is made again", image)
+            return None
+        try:
+            environment, python = labels[f"{LABEL}environment"], Path(labels[f"{LABEL}python"])
+        except KeyError as error:
+            raise BuildFailed(f"the image {image} does not say what it has: it lacks the label {error}", "") from error
+        built = Built(f"sha256:{environment}", lock, python, str(PROGRAM), image)
+        if len(self._known) >= KNOWN:
+            self._known.clear()
+        self._known[image] = built, time.monotonic()
+        return built
 
     # --- base and packages
 

@@ -17,6 +17,7 @@ from typing import IO, Any, Final
 
 import docker
 from docker.errors import DockerException, ImageNotFound, NotFound
+from docker.models.images import Image
 
 from neartime.contract.problem import ErrorCode
 from neartime.oci import Credentials, Reference
@@ -53,6 +54,10 @@ class EngineMaker:
         what, login = "the engine does not say what it has", await self._login(self._prefix)
         return await asyncio.to_thread(self._guarded, what, lambda: self._found(recipe, login))
 
+    async def labels(self, image: str) -> dict[str, str] | None:
+        what, login = f"the image {image} can't be looked at", await self._login(self._prefix)
+        return await asyncio.to_thread(self._guarded, what, lambda: self._labels(image, login))
+
     async def make(self, recipe: Recipe, layers: list[Layer], tell: Tell) -> str:
         loop = asyncio.get_running_loop()
 
@@ -86,7 +91,7 @@ class EngineMaker:
             image = self._client.images.get(name)
         except ImageNotFound:
             try:
-                image = self._client.images.pull(name, auth_config=login)
+                image = self._pull(name, login)
             except NotFound as error:
                 message = f"there is no image {name}: {_words(error)}"
                 raise Refused.of(422, ErrorCode.UNSUPPORTED_IMAGE, message, path="manifest.image") from error
@@ -95,6 +100,23 @@ class EngineMaker:
             one for one in image.attrs.get("RepoDigests") or [] if one.rpartition("@")[0] == _familiar(repository)
         ]
         return (digests or [str(image.id)])[0], {"config": image.attrs.get("Config") or {}}
+
+    def _labels(self, name: str, login: Auth) -> dict[str, str] | None:
+        try:
+            return dict(self._client.images.get(name).labels)
+        except ImageNotFound:
+            if not self._pushes:
+                return None
+        try:
+            return dict(self._pull(name, login).labels)
+        except NotFound:
+            return None
+
+    def _pull(self, name: str, login: Auth) -> Image:
+        for event in self._client.api.pull(name, stream=True, decode=True, auth_config=login):
+            if "error" in event:
+                raise BuildFailed(f"{name} can't be pulled: {event['error']}", "")
+        return self._client.images.get(name)
 
     def _found(self, recipe: Recipe, login: Auth) -> str | None:
         repository = f"{self._prefix}/{recipe.manifest.name}"

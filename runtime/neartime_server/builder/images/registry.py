@@ -68,6 +68,14 @@ class RegistryMaker:
             raise BuildFailed(f"the registry does not say what it has: {error}", "") from error
         return _pinned(wanted, descriptor)
 
+    async def labels(self, image: str) -> dict[str, str] | None:
+        try:
+            return (await self._registry.image(Reference.parse(image))).labels
+        except NotInRegistry:
+            return None
+        except RegistryError as error:
+            raise BuildFailed(f"the image {image} can't be looked at: {error}", "") from error
+
     async def make(self, recipe: Recipe, layers: list[Layer], tell: Tell) -> str:
         target = self._repository(recipe.manifest.name).tagged(recipe.tag)
         try:
