@@ -52,7 +52,7 @@ async def _prune(settings: Settings, needed: Needed, *, remove: bool, idle: floa
             rows.append({"kind": one.kind, "name": one.name, "bytes": one.size, "state": state})
             if not as_json:
                 told = f"  {state}" if remove else ""
-                print(f"{one.kind:<12} {_size(one.size):>10}  {one.name}{told}", flush=True)
+                print(f"{one.kind:<14} {_size(one.size):>10}  {one.name}{told}", flush=True)
     total = sum(one.size for one in found)
     if as_json:
         print(json.dumps(rows))

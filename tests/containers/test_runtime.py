@@ -69,12 +69,17 @@ def test_the_vqe_template_runs_in_a_container(service: RuntimeService) -> None:
     assert heard
 
 
-def prune(runtime: Runtime, *options: str) -> list[dict[str, Any]]:
-    """What the command tells, of a runtime that is up."""
+def environment(runtime: Runtime) -> dict[str, str]:
+    """In which commands find the runtime."""
     names = ("home", "executor", "docker_host", "registry", "base_image")
     settings = {f"NEARTIME_{name.upper()}": str(getattr(runtime.settings, name)) for name in names}
+    return {**os.environ, **settings, "NEARTIME_URL": runtime.url, "NEARTIME_TOKEN": runtime.token}
+
+
+def prune(runtime: Runtime, *options: str) -> list[dict[str, Any]]:
+    """What the command tells, of a runtime that is up."""
     command = [sys.executable, "-m", "neartime_server", "admin", "prune", "--idle", "0", "--json", *options]
-    done = subprocess.run(command, env={**os.environ, **settings}, check=True, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(command, env=environment(runtime), check=True, stdout=subprocess.PIPE, text=True)
     rows: list[dict[str, Any]] = json.loads(done.stdout)
     return rows
 
@@ -97,3 +102,18 @@ def test_what_a_deleted_program_leaves_is_pruned_when_it_is_asked_for(
     assert service.run("kept", {}, {"backend": "aer"}).result(timeout=120) == "here"
     service.upload_program(code, name="gone")
     assert service.run("gone", {}, {"backend": "aer"}).result(timeout=120) == "here"
+
+
+def test_the_doctor_looks_at_what_containers_need(contained: Runtime) -> None:
+    def said(**changes: str) -> dict[str, tuple[bool, str]]:
+        command = [sys.executable, "-c", "from neartime.cli import main; main()", "doctor", "--json"]
+        found = {**environment(contained), **changes}
+        done = subprocess.run(command, env=found, stdout=subprocess.PIPE, text=True, timeout=100)
+        return {row["name"]: (row["ok"], row["found"]) for row in json.loads(done.stdout)}
+
+    rows = said()
+    assert [rows[name][0] for name in ("Docker Engine", "registry", "base image")] == [True] * 3
+    assert rows["base image"][1].endswith("Python 3.11")
+    rows = said(NEARTIME_REGISTRY="127.0.0.1:9/lab", NEARTIME_DOCKER_HOST="unix:///nowhere.sock")
+    assert [rows[name][0] for name in ("Docker Engine", "registry")] == [False] * 2
+    assert "/nowhere.sock" in rows["Docker Engine"][1]

@@ -43,7 +43,7 @@ class Unneeded:
     """One thing that nobody needs."""
 
     kind: str
-    """`image`, `environment`, `program`, `layer` or `draft`."""
+    """`image` (of a registry), `engine's image`, `environment`, `program`, `layer` or `draft`."""
     name: str
     size: int
     """Bytes that are free when it is gone; of what images share, once."""

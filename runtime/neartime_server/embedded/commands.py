@@ -60,6 +60,7 @@ def up(port: int | None = None, *, foreground: bool = False, ready_fd: int | Non
         "logs": str(settings.home / "logs"),
         "token_file": str(settings.home / "token"),
         "already": already is not None,
+        "executor": settings.executor,
         "version": told.version,
     }
 

@@ -85,7 +85,7 @@ def _in_engine(client: DockerClient, prefix: str, needed: Needed, idle: float) -
         # Source: Docker Engine API 1.41, GET /system/df: `SharedSize` is what other images have, too.
         sizes = {one["Id"]: int(one["Size"]) - max(0, int(one["SharedSize"])) for one in client.df()["Images"] or []}
         return [
-            Unneeded("image", names[0], sizes.get(str(image.id), 0), partial(_untag, client, names))
+            Unneeded("engine's image", names[0], sizes.get(str(image.id), 0), partial(_untag, client, names))
             for image in dict.fromkeys(images)
             if (names := [name for name in _names(image) if name.startswith(prefix)])
             and not _is_needed(image, names, prefix, needed)
