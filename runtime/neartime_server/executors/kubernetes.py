@@ -1,0 +1,413 @@
+"""Workers as pods beside their backend, one each.
+
+What runs is never written down: labels say which pods are this installation's, and the cluster says how they are.
+Servers of one installation share its pods; the one that reigns starts and ends them.
+
+A pod gets its launch document over its standard input, once it runs. So no Secret holds a credential, and a server
+needs no right on Secrets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import logging
+import math
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from typing import Any, Final, TypeVar
+
+from kubernetes.client.exceptions import ApiException
+
+from neartime.contract.backends import Placement
+from neartime.contract.launch import Launch
+from neartime.contract.version import incompatible
+from neartime_server.errors import ExecutorError
+from neartime_server.executors import manifests, pods
+from neartime_server.executors.cluster import AWAY, Cluster, Object, words
+from neartime_server.executors.following import Pods
+from neartime_server.executors.listener import Listener
+from neartime_server.executors.protocol import Exited, Observed, Place, Running, Synced
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+THREADS: Final = 32
+TAKEN_SECONDS: Final = 60.0
+"""How long a worker may take from its start until it has its launch document: an import, on a busy node."""
+TRIES: Final = 3
+NEWS_SECONDS: Final = 5.0
+"""How long it may take until the cluster says that a container has ended."""
+CHECK_SECONDS: Final = 300.0
+"""How long it may take to pull an image and ask its runner for its version."""
+END_MARGIN: Final = 30.0
+"""Seconds beyond its grace in which a pod that was ended must be gone."""
+STALE_SECONDS: Final = 900.0
+"""A pod that checks an image, and is so old, is of a server that is gone."""
+
+
+class KubernetesExecutor:
+    """In one namespace. Pods go on when the server is gone."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        installation: str,
+        placements: Mapping[str, Placement],
+        *,
+        nats: str | None = None,
+        pending: float = 300.0,
+        longest: float = 9 * 3600.0,
+    ) -> None:
+        """
+        Args:
+            installation: stands for the servers whose pods these are; a label's value.
+            placements: of backends, by name.
+            nats: where workers reach NATS, as `manifests.network_policy` takes it; None has no policy made: somebody
+                else sees to it.
+            pending: seconds that a pod may wait for a place or for its image.
+            longest: seconds that a worker may live.
+        """
+        self._cluster, self._installation, self._placements = cluster, installation, placements
+        self._pending, self._longest = pending, longest
+        self._policy = manifests.network_policy(installation, nats) if nats is not None else None
+        self._threads = ThreadPoolExecutor(THREADS, "kubernetes")
+        self._pods = Pods(cluster, f"{manifests.INSTALLATION}={installation}", self._changed, self._lost)
+        self._checks: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._exited: dict[str, Exited] = {}
+        self._stopped: set[str] = set()
+        self._forgotten: set[str] = set()
+        """Workers whose pods are being removed, and whose ends nobody wants to hear."""
+        self._starting: dict[str, asyncio.Task[None]] = {}
+        self._listeners: set[Listener] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    # --- what an executor does
+
+    async def start(self, launch: Launch, environment: Place) -> None:
+        """Run a worker in a pod of its image; returns when it has its launch document.
+
+        Raises:
+            ExecutorError: it can't be; with the cluster's own words, or the end of the pod's log.
+        """
+        worker_id = launch.worker_id
+        if (starting := self._starting.get(worker_id)) is None:
+            starting = self._starting[worker_id] = asyncio.create_task(self._start(launch, environment))
+            starting.add_done_callback(lambda task: self._started(worker_id, task))
+        try:
+            await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            self._stopped.add(worker_id)
+            starting.cancel()  # and it takes away what it has made, which `stop` waits for
+            raise
+
+    async def stop(self, worker_id: str, grace: float = 5.0) -> None:
+        """Delete a pod: SIGTERM, SIGKILL to all of it after `grace` seconds, rounded up; returns when it is gone.
+
+        Raises:
+            ExecutorError: it is not, after some seconds more, or the API server can't be reached.
+        """
+        self._stopped.add(worker_id)
+        if (starting := self._starting.get(worker_id)) is not None:
+            await asyncio.wait({starting})
+        await self._pods.open()
+        name = manifests.pod_name(worker_id)
+        if not await self._call(self._cluster.delete, name, max(1, math.ceil(grace))):
+            self._note(Exited(worker_id, None, None, "it was not running"))
+            return
+        if not await self._gone(name, grace + END_MARGIN):
+            await self._call(self._cluster.delete, name, 0)
+            if not await self._gone(name, END_MARGIN):
+                raise ExecutorError(f"the pod of worker {worker_id} does not go; its node may be lost")
+        self._note(Exited(worker_id, None, None, "it was stopped"))  # where its end was not seen
+
+    async def observe(self) -> AsyncIterator[Observed]:
+        """What runs and what has ended, then `Synced`, then what changes.
+
+        Raises:
+            ExecutorError: the API server can't be reached, or not any more.
+        """
+        listener = Listener(asyncio.get_running_loop())
+        try:
+            await self._pods.open()
+            self._listeners.add(listener)
+            self._sweep()
+            for pod in self._pods.all():
+                self._look(pod)
+            for exited in list(self._exited.values()):  # also those whose pod is gone
+                listener.tell(exited)
+            listener.queue.put_nowait(Synced())
+            while True:
+                heard = await listener.queue.get()
+                if heard is None:
+                    raise ExecutorError("the Kubernetes API can't be reached any more")
+                if not isinstance(heard, dict):
+                    yield heard
+        finally:
+            self._listeners.discard(listener)
+
+    async def prepare(self, environment: Place) -> None:
+        """Have the image on a node, and know that its runner can be spoken to; a pod finds out, once for each image.
+
+        Raises:
+            ExecutorError: it can't be had, or has no such runner.
+        """
+        if environment.image is None:
+            raise ExecutorError("it has no image, and the executor `kubernetes` runs nothing else")
+        key = environment.image, str(environment.python)
+        if (check := self._checks.get(key)) is None:
+            check = self._checks[key] = asyncio.create_task(self._check(environment))
+            check.add_done_callback(lambda task: self._note_check(key, task))
+        await asyncio.shield(check)
+
+    async def forget(self, worker_id: str) -> None:
+        """Removes its pod. Where the API server is away, the end is told again later."""
+        self._exited.pop(worker_id, None)
+        self._stopped.discard(worker_id)
+        name = manifests.pod_name(worker_id)
+        if self._pods.get(name) is not None:
+            self._forgotten.add(worker_id)  # until it is gone
+        for listener in self._listeners:
+            listener.forget(worker_id)
+        with contextlib.suppress(ExecutorError):
+            await self._call(self._cluster.delete, name, 1)
+
+    async def close(self) -> None:
+        """Let go of the cluster; pods go on."""
+        self._closed = True
+        tasks = [*self._checks.values(), *self._starting.values(), *self._tasks]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._pods.close()
+        self._lost()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        await asyncio.to_thread(self._cluster.close)
+
+    # --- starting
+
+    def _started(self, worker_id: str, task: asyncio.Task[None]) -> None:
+        self._starting.pop(worker_id, None)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.debug("worker %s was not started: %s", worker_id, error)  # perhaps nobody waits any more
+        elif not task.cancelled() and (pod := self._pods.get(manifests.pod_name(worker_id))) is not None:
+            self._look(pod)
+
+    async def _start(self, launch: Launch, environment: Place) -> None:
+        if environment.image is None:
+            raise ExecutorError("it has no image, and the executor `kubernetes` runs nothing else")
+        name = manifests.pod_name(launch.worker_id)
+        await self._pods.open()
+        if launch.worker_id in self._stopped:
+            raise ExecutorError("it was stopped before it was started")
+        await self._ensure_policy()
+        placement = self._placements.get(launch.backend.name) or Placement()
+        made = asyncio.ensure_future(
+            self._create(
+                manifests.pod(
+                    launch, environment,
+                    installation=self._installation, longest=self._longest, placement=placement,
+                )
+            )
+        )  # fmt: skip
+        try:
+            if not await asyncio.shield(made):
+                return  # it was started before
+            await self._run(name)
+            await self._hand_over(name, launch)
+            if launch.worker_id in self._stopped:
+                raise ExecutorError("it was stopped before it was started")
+        except BaseException:
+            await asyncio.gather(made, return_exceptions=True)
+            await asyncio.shield(self._remove(name))
+            raise
+
+    async def _create(self, pod: Object) -> bool:
+        """Whether it had to be made."""
+        try:
+            await self._call(self._cluster.create, pod, refused="the cluster refuses its pod")
+        except _There:
+            return False
+        return True
+
+    async def _run(self, name: str) -> None:
+        """Waits until a pod runs.
+
+        Raises:
+            ExecutorError: it does not, or has ended; with the reason.
+        """
+        seen, met = pods.Obstacle("the cluster has not looked at it yet", hopeless=False), False
+
+        def decide(pod: Object | None) -> pods.Obstacle | bool | None:
+            nonlocal seen, met
+            if pod is None:
+                return pods.Obstacle("its pod was deleted before it ran", hopeless=True) if met else None
+            met = True
+            if pods.runs(pod) or pods.exited(pod, stopped=False) is not None:
+                return True
+            if (found := pods.obstacle(pod)) is not None:
+                if found.words != seen.words:
+                    log.info("pod %s waits: %s", name, found.words)
+                seen = found
+                return found if found.hopeless else None
+            return None
+
+        try:
+            found = await self._pods.until(name, decide, self._pending)
+        except asyncio.TimeoutError:
+            raise ExecutorError(f"its pod did not run within {self._pending:g} s: {seen.words}") from None
+        if isinstance(found, pods.Obstacle):
+            raise ExecutorError(found.words)
+
+    async def _hand_over(self, name: str, launch: Launch) -> None:
+        """Gives a worker its launch document.
+
+        Raises:
+            ExecutorError: it does not take it; with the end of its log.
+        """
+        document, problem = launch.model_dump_json(), ""
+        for _ in range(TRIES):
+            try:
+                said = await self._call(self._cluster.say, name, document, TAKEN_SECONDS)
+            except ExecutorError as error:
+                said, problem = "", str(error)
+            if launch.worker_id in said:
+                return
+            with contextlib.suppress(asyncio.TimeoutError):  # or it goes on, and is asked again
+                ended = await self._pods.until(name, _ended, NEWS_SECONDS)
+                tail = await self._call(self._cluster.log, name)
+                raise ExecutorError(f"{ended.reason or 'its worker ended at once'}: {tail}".rstrip(": "))
+        raise ExecutorError(f"its worker does not take its launch document: {problem or 'it says nothing'}")
+
+    async def _remove(self, name: str) -> None:
+        """At once: it has nothing to lose."""
+        with contextlib.suppress(ExecutorError):
+            await self._call(self._cluster.delete, name, 0)
+
+    async def _ensure_policy(self) -> None:
+        if self._policy is not None:
+            await self._call(self._cluster.ensure_policy, self._policy, refused="workers can't be kept to NATS")
+            self._policy = None
+
+    # --- images
+
+    def _note_check(self, key: tuple[str, str], task: asyncio.Task[None]) -> None:
+        if (task.cancelled() or task.exception() is not None) and self._checks.get(key) is task:
+            del self._checks[key]  # the next one tries again
+
+    async def _check(self, place: Place) -> None:
+        digest = hashlib.sha256(f"{place.image} {place.python}".encode()).hexdigest()[:12]
+        name = f"neartime-check-{digest}-{secrets.token_hex(3)}"
+        await self._pods.open()
+        pod = manifests.check(
+            place, name, installation=self._installation, seconds=CHECK_SECONDS,
+            placement=next(iter(self._placements.values()), Placement()),
+        )  # fmt: skip
+        try:
+            await self._call(self._cluster.create, pod, refused="the cluster refuses a pod of it")
+            await self._run(name)
+            ended = await self._pods.until(name, lambda pod: _ended(pod), CHECK_SECONDS)
+            said = await self._call(self._cluster.log, name)
+        except asyncio.TimeoutError:
+            raise ExecutorError(f"the image {place.image} does not say which runner it has") from None
+        finally:
+            await asyncio.shield(self._remove(name))
+        contract = _contract(said)
+        if ended.exit_code != 0 or contract is None:
+            reason = said or ended.reason or f"exit code {ended.exit_code}"
+            raise ExecutorError(f"the image {place.image} does not carry a runner that works: {reason}")
+        if (problem := incompatible(contract, f"the runner in {place.image}")) is not None:
+            raise ExecutorError(problem)
+
+    # --- what is seen
+
+    def _changed(self, before: Object | None, pod: Object | None) -> None:
+        if pod is not None:
+            self._look(pod)
+        elif before is not None and (worker_id := pods.worker_of(before)) is not None:
+            if worker_id in self._forgotten:
+                self._forgotten.discard(worker_id)
+                return
+            if worker_id in self._starting:
+                return  # who starts it tells
+            ended = pods.exited(before, stopped=worker_id in self._stopped, deleted=True)
+            assert ended is not None
+            self._note(ended)
+
+    def _look(self, pod: Object) -> None:
+        worker_id = pods.worker_of(pod)
+        if worker_id is None or worker_id in self._starting or worker_id in self._forgotten:
+            return
+        if (ended := pods.exited(pod, stopped=worker_id in self._stopped)) is not None:
+            self._note(ended)
+        elif pods.runs(pod) and "deletionTimestamp" not in pod["metadata"]:
+            for listener in self._listeners:
+                listener.tell(Running(worker_id))
+
+    def _note(self, exited: Exited) -> None:
+        """Says an end, in the words in which it was said first."""
+        noted = self._exited.setdefault(exited.worker_id, exited)
+        for listener in self._listeners:
+            listener.tell(noted)
+
+    def _lost(self) -> None:
+        for listener in self._listeners:
+            listener.queue.put_nowait(None)
+
+    def _sweep(self) -> None:
+        """Pods that checked images for servers that are gone."""
+        for pod in self._pods.all():
+            made = datetime.fromisoformat(pod["metadata"]["creationTimestamp"].replace("Z", "+00:00"))
+            if pods.worker_of(pod) is None and time.time() - made.timestamp() > STALE_SECONDS:
+                task = asyncio.create_task(self._remove(pod["metadata"]["name"]))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
+    async def _gone(self, name: str, seconds: float) -> bool:
+        try:
+            return await self._pods.until(name, lambda pod: True if pod is None else None, seconds)
+        except asyncio.TimeoutError:
+            return False
+
+    # --- the cluster
+
+    async def _call(self, function: Callable[..., T], *arguments: Any, refused: str = "the cluster refuses") -> T:
+        """A call of the client's, in a thread.
+
+        Raises:
+            ExecutorError: the cluster refuses, or can't be reached.
+        """
+        if self._closed:
+            raise ExecutorError("this executor is closed")
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
+        except ApiException as error:
+            if error.status == 409 and "AlreadyExists" in str(error.body):
+                raise _There("it is there already") from error
+            raise ExecutorError(f"{refused}: {words(error)}") from error
+        except AWAY as error:
+            raise ExecutorError(f"the Kubernetes API can't be reached: {error}") from error
+
+
+class _There(ExecutorError):
+    """What was to be made is there."""
+
+
+def _ended(pod: Object | None) -> Exited | None:
+    if pod is None:
+        return Exited("", None, None, "its pod was deleted")
+    return pods.exited(pod, stopped=False)
+
+
+def _contract(said: str) -> int | None:
+    for line in reversed(said.splitlines()):
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            return int(json.loads(line)["contract"])
+    return None
