@@ -45,6 +45,8 @@ class Settings:
     """Of a NATS server in operator mode that trusts this operator; None: the embedded one."""
     nats_public_url: str | None = None
     """The NATS URL as clients reach it, where it differs."""
+    nats_worker_url: str | None = None
+    """The NATS URL as workers reach it, where it differs: pods of a cluster that the server is not in."""
     jobs_stream_bytes: int = 512 << 20
     """Bytes reserved per instance for status, interim results and results."""
     bulk_stream_bytes: int = 4 << 30

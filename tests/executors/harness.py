@@ -260,10 +260,16 @@ class Door:
     def _serve(self) -> None:
         with suppress(OSError):
             while True:
-                theirs, _ = self._server.accept()
-                ours = socket.create_connection(("127.0.0.1", self._to))
-                for ends in ((theirs, ours), (ours, theirs)):
-                    threading.Thread(target=self._pump, args=ends, daemon=True).start()
+                self._let_in(self._server.accept()[0])
+
+    def _let_in(self, theirs: socket.socket) -> None:
+        try:
+            ours = socket.create_connection(("127.0.0.1", self._to))
+        except OSError:  # nobody is there now
+            theirs.close()
+            return
+        for ends in ((theirs, ours), (ours, theirs)):
+            threading.Thread(target=self._pump, args=ends, daemon=True).start()
 
     @staticmethod
     def _pump(source: socket.socket, target: socket.socket) -> None:

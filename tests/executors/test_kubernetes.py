@@ -68,7 +68,7 @@ def main(backend, user_messenger, address):
         "rights": [int(status[name], 16) for name in ("CapPrm", "CapEff", "CapBnd", "NoNewPrivs")],
         "writable": [path for path in ("/x", "/opt/neartime/program/x", "/tmp/x") if writes(path)],
         "token": os.path.exists("/var/run/secrets/kubernetes.io"),
-        "services": [name for name in os.environ if "SERVICE" in name],
+        "services": [name for name in os.environ if "SERVICE" in name and not name.startswith("KUBERNETES_")],
         "credential": [name for name, value in os.environ.items() if "BEGIN" in value or "nats" in value.lower()],
         "reached": reached,
     }

@@ -15,12 +15,18 @@ from neartime.contract.jobs import ReasonCode
 from neartime.contract.launch import Launch
 from neartime_server.executors import Exited, manifests, pods
 
-PLACE = Where(None, Path("/usr/bin/python3"), "lab.example/vqe@sha256:" + "ab" * 32)
+PLACE = Where(None, Path("/usr/bin/python3"), "lab.example/vqe@sha256:" + "12" * 32)
 
 
 def launch(**manifest: Any) -> Launch:
     update = {"worker_id": "w1", "session_id": "s1", "manifest": {"name": "vqe", **manifest}}
     return samples.worker.model_copy(update=update)
+
+
+def pod(placement: Placement | None = None, **manifest: Any) -> dict[str, Any]:
+    return manifests.pod(
+        launch(**manifest), PLACE, installation="cafe", longest=60.5, placement=placement or Placement()
+    )
 
 
 def test_the_pod_of_a_worker_is_restricted_and_has_nothing_that_is_secret() -> None:
@@ -217,6 +223,7 @@ DISRUPTED = [
         (saying(phase="Failed", reason="NodeShutdown", message="shutdown"), None, LOST, "is gone or shuts down"),
         (saying(True, phase="Failed", conditions=DISRUPTED, **ended(143)), 143, LOST, "is being drained"),
         (saying(True, phase="Failed", **ended(143)), 143, LOST, "its pod was deleted from outside"),
+        (saying(True, phase="Succeeded", **ended(0)), 0, LOST, "its pod was deleted from outside"),
     ],
 )  # fmt: skip
 def test_the_end_of_a_pod_is_told_as_what_it_was(

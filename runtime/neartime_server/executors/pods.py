@@ -92,7 +92,7 @@ def exited(pod: Object, *, stopped: bool, deleted: bool = False) -> Exited | Non
         return Exited(worker_id, None, ReasonCode.WORKER_LOST, f"its pod {what}")
     if ended.get("reason") in ("ContainerCannotRun", "StartError"):
         return Exited(worker_id, code, ReasonCode.START_FAILED, f"its container can't run: {ended.get('message')}")
-    if code and "deletionTimestamp" in pod["metadata"]:
+    if "deletionTimestamp" in pod["metadata"]:  # also where it took its leave in good order
         return Exited(worker_id, code, ReasonCode.WORKER_LOST, "its pod was deleted from outside")
     return reasons.of_exit(worker_id, code, stopped=False, out_of_memory=ended.get("reason") == "OOMKilled")
 

@@ -1,0 +1,213 @@
+"""The main job in a cluster: uploaded, made into an image in a registry, run in a pod, watched."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from clusters import Cluster, ClusterImages, fresh_namespace, until
+from executors.harness import Door
+
+from neartime import RuntimeService, Session
+from neartime.contract.jobs import ReasonCode
+from neartime.errors import JobFailed
+from neartime_server.bus.server import free_port
+from neartime_server.testing import Runtime
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+
+TEMPLATES = Path(__file__).parents[2] / "program-templates"
+BACKENDS = """
+[[backends]]
+name = "aer"
+factory = "qiskit_aer:AerSimulator"
+parallelism = 8
+[backends.placement]
+promised = 0.05
+"""
+COUNT = """
+import time
+
+def main(backend, user_messenger, count=100, pause=0.05):
+    for number in range(count):
+        user_messenger.publish(number)
+        time.sleep(pause)
+    return count
+"""
+RESUMES = """
+import time
+
+def main(backend, user_messenger, count=60, pause=0.1):
+    begun = user_messenger.restore() or 0
+    for number in range(begun, count):
+        user_messenger.publish(number)
+        user_messenger.checkpoint(number + 1)
+        time.sleep(pause)
+    return begun
+"""
+
+
+@pytest.fixture(scope="module")
+def namespace(cluster: Cluster) -> Iterator[str]:
+    with fresh_namespace(cluster, "workers") as name:
+        yield name
+
+
+@pytest.fixture(scope="module")
+def in_cluster(
+    cluster: Cluster, namespace: str, cluster_images: ClusterImages, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Runtime]:
+    """A runtime on this machine whose workers are pods, of images in the cluster's registry."""
+    home = tmp_path_factory.mktemp("runtime")
+    (home / "nats").mkdir()
+    port = free_port()
+    (home / "nats" / "port").write_text(f"{port}\n")
+    backends = home / "backends.toml"
+    backends.write_text(BACKENDS)
+    door = Door(cluster.machine, port)
+    with Runtime(
+        home,
+        executor="kubernetes",
+        kubeconfig=cluster.kubeconfig,
+        kubernetes_namespace=namespace,
+        kubernetes_nats=f"{cluster.machine}:{door.port}",
+        nats_worker_url=f"nats://{cluster.machine}:{door.port}",
+        registry=f"{cluster.registry}/runtime",
+        registry_insecure=cluster.registry,
+        base_image=cluster_images.base,
+        backends_file=backends,
+        worker_heartbeat=1.0,
+    ) as runtime:
+        yield runtime
+    door.close()
+
+
+@pytest.fixture
+def service(in_cluster: Runtime) -> Iterator[RuntimeService]:
+    with in_cluster.service() as service:
+        yield service
+
+
+def workers(cluster: Cluster, namespace: str) -> list[str]:
+    found = cluster.core.list_namespaced_pod(namespace, label_selector="neartime.io/worker").items
+    return [pod.metadata.name for pod in found if not pod.metadata.deletion_timestamp]
+
+
+def test_the_vqe_template_runs_in_a_session_of_pods_and_its_energies_are_heard(
+    service: RuntimeService, cluster: Cluster, namespace: str
+) -> None:
+    said: list[str] = []
+    service.upload_program(TEMPLATES / "vqe", log=said.append)
+    assert said[-1].endswith("is there")
+    heard: list[Any] = []
+    with Session(service, backend="aer") as session:
+        job = session.run("vqe", {"maxiter": 5}, callback=lambda _, value: heard.append(value))
+        assert job.result(timeout=180) is not None
+        job.wait_for_final_state(10)
+        again = session.run("vqe", {"maxiter": 2})
+        assert again.result(timeout=60) is not None
+        assert len(workers(cluster, namespace)) == 1  # the second job found the first one's
+    assert len(heard) > 2
+    until(lambda: workers(cluster, namespace) == [], 60)
+
+
+def test_a_program_with_a_requirement_of_its_own_runs_in_a_pod(service: RuntimeService) -> None:
+    code = "import six\n\ndef main(backend, user_messenger):\n    return six.__version__\n"
+    service.upload_program(code, name="six", requirements=["six==1.16.0"])
+    assert service.run("six", {}, {"backend": "aer"}).result(timeout=180) == "1.16.0"
+
+
+def test_a_server_that_dies_in_the_middle_of_a_job_costs_no_message(
+    service: RuntimeService, in_cluster: Runtime
+) -> None:
+    service.upload_program(COUNT, name="count")
+    heard: list[int] = []
+    half = threading.Event()
+
+    def hear(_: str, value: int) -> None:
+        heard.append(value)
+        if len(heard) == 30:
+            half.set()
+
+    job = service.run("count", {}, {"backend": "aer"}, callback=hear)
+    assert half.wait(120)
+    in_cluster.kill_server()
+    in_cluster.start_server()
+    assert job.result(timeout=120) == 100
+    job.wait_for_final_state(10)
+    assert heard == list(range(100))
+
+
+def test_a_nats_server_that_dies_in_the_middle_of_a_job_costs_no_message(
+    service: RuntimeService, in_cluster: Runtime
+) -> None:
+    service.upload_program(COUNT, name="count")
+    heard: list[int] = []
+    half = threading.Event()
+
+    def hear(_: str, value: int) -> None:
+        heard.append(value)
+        if len(heard) == 30:
+            half.set()
+
+    job = service.run("count", {}, {"backend": "aer"}, callback=hear)
+    assert half.wait(120)
+    in_cluster.kill_nats()
+    in_cluster.start_nats()
+    assert job.result(timeout=120) == 100
+    job.wait_for_final_state(10)
+    assert heard == list(range(100))
+
+
+def test_a_job_whose_pod_is_deleted_fails_with_that_reason(
+    service: RuntimeService, cluster: Cluster, namespace: str
+) -> None:
+    service.upload_program(COUNT, name="count")
+    begun = threading.Event()
+    job = service.run("count", {"pause": 5}, {"backend": "aer"}, callback=lambda *_: begun.set())
+    assert begun.wait(120)
+    for name in workers(cluster, namespace):
+        cluster.core.delete_namespaced_pod(name, namespace, grace_period_seconds=1)
+    with pytest.raises(JobFailed) as failed:
+        job.result(timeout=120)
+    assert failed.value.reason_code is ReasonCode.WORKER_LOST
+
+
+def test_a_job_with_checkpoints_goes_on_elsewhere_when_its_pod_is_evicted(
+    service: RuntimeService, cluster: Cluster, namespace: str
+) -> None:
+    service.upload_program(RESUMES, name="resumes", checkpoints=True)
+    heard: list[int] = []
+    half = threading.Event()
+
+    def hear(_: str, value: int) -> None:
+        heard.append(value)
+        if len(heard) == 20:
+            half.set()
+
+    job = service.run("resumes", {}, {"backend": "aer"}, callback=hear)
+    assert half.wait(120)
+    for name in workers(cluster, namespace):
+        eviction = {"metadata": {"name": name, "namespace": namespace}}
+        cluster.core.create_namespaced_pod_eviction(name, namespace, eviction)
+    assert job.result(timeout=120) >= 15
+    job.wait_for_final_state(10)
+    assert heard == list(range(60))
+
+
+def test_a_program_that_asks_for_what_no_node_has_fails_with_the_schedulers_words(
+    cluster: Cluster, namespace: str, cluster_images: ClusterImages, tmp_path: Path, in_cluster: Runtime
+) -> None:
+    settings = {**in_cluster._environment, "NEARTIME_KUBERNETES_PENDING": "3"}
+    given = {name.removeprefix("NEARTIME_").lower(): value for name, value in settings.items()}
+    home = tmp_path / "other"
+    (home / "nats").mkdir(parents=True)
+    with Runtime(home, **given) as runtime, runtime.service() as service:
+        service.upload_program(COUNT, name="large", resources={"memory": "900Gi"})
+        job = service.run("large", {}, {"backend": "aer"})
+        with pytest.raises(JobFailed, match="Insufficient memory") as failed:
+            job.result(timeout=120)
+        assert failed.value.reason_code is ReasonCode.START_FAILED
