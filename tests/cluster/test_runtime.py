@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from neartime_server.testing import Runtime
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
+SESSIONS = 50
 TEMPLATES = Path(__file__).parents[2] / "program-templates"
 BACKENDS = """
 [[backends]]
@@ -211,3 +214,30 @@ def test_a_program_that_asks_for_what_no_node_has_fails_with_the_schedulers_word
         with pytest.raises(JobFailed, match="Insufficient memory") as failed:
             job.result(timeout=120)
         assert failed.value.reason_code is ReasonCode.START_FAILED
+
+
+def test_fifty_sessions_at_once_all_complete_and_cost_the_api_server_few_requests(
+    service: RuntimeService, cluster: Cluster, namespace: str
+) -> None:
+    service.upload_program(COUNT, name="small", resources={"cpu": 1, "memory": "160Mi"})
+    service.run("small", {"count": 1}, {"backend": "aer"}).result(timeout=120)  # its image is on the node now
+    before = requests(cluster)
+    with ThreadPoolExecutor(50) as threads:
+        results = list(threads.map(partial(one_session, service), range(SESSIONS)))
+    assert results == [3] * SESSIONS
+    each = (requests(cluster) - before) / SESSIONS
+    print(f"{each:.1f} requests about pods for each of {SESSIONS} sessions, kubelet's included")
+    assert each < 40
+    until(lambda: workers(cluster, namespace) == [], 120)
+
+
+def one_session(service: RuntimeService, _: int) -> Any:
+    with Session(service, backend="aer") as session:
+        return session.run("small", {"count": 3, "pause": 0.01}).result(timeout=280)
+
+
+def requests(cluster: Cluster) -> float:
+    """What the API server has answered about pods so far, by its own metrics."""
+    answer = cluster.api.rest_client.pool_manager.request("GET", f"{cluster.api.configuration.host}/metrics")
+    lines = [line for line in answer.data.decode().splitlines() if line.startswith("apiserver_request_total{")]
+    return sum(float(line.rpartition(" ")[2]) for line in lines if 'resource="pods"' in line)
