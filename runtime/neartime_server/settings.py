@@ -94,7 +94,8 @@ class Settings:
     """Where pods reach NATS, for a NetworkPolicy that allows nothing else: `10.0.0.5/32:4222`, or a namespace and a
     label of NATS' pods, `nats/app.kubernetes.io/name=nats:4222`. None: the operator makes that policy."""
     kubernetes_pending: float = 300.0
-    """Seconds that a pod may wait for a place or for its image, before its job fails with what the cluster says."""
+    """Seconds that a pod may wait for its image, or for a place that no node has, before its job fails with what the
+    cluster says."""
 
     # --- limits
     max_body_bytes: int = 512 << 20

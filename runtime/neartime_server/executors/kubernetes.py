@@ -71,7 +71,8 @@ class KubernetesExecutor:
             placements: of backends, by name.
             nats: where workers reach NATS, as `manifests.network_policy` takes it; None has no policy made: somebody
                 else sees to it.
-            pending: seconds that a pod may wait for a place or for its image.
+            pending: seconds that a pod may wait for its image, or for a place that no node has. For one that others
+                have now it waits as long as it takes.
             longest: seconds that a worker may live.
         """
         self._cluster, self._installation, self._placements = cluster, installation, placements
@@ -259,12 +260,16 @@ class KubernetesExecutor:
                 return found if found.hopeless else None
             return None
 
-        try:
-            found = await self._pods.until(name, decide, self._pending)
-        except asyncio.TimeoutError:
-            raise ExecutorError(f"its pod did not run within {self._pending:g} s: {seen.words}") from None
+        while (found := await self._decided(name, decide)) is None:
+            if not seen.crowded:  # or there is room when others have ended
+                raise ExecutorError(f"its pod did not run within {self._pending:g} s: {seen.words}")
         if isinstance(found, pods.Obstacle):
             raise ExecutorError(found.words)
+
+    async def _decided(self, name: str, decide: Callable[[Object | None], T | None]) -> T | None:
+        with contextlib.suppress(asyncio.TimeoutError):
+            return await self._pods.until(name, decide, self._pending)
+        return None
 
     async def _hand_over(self, name: str, launch: Launch) -> None:
         """Gives a worker its launch document.

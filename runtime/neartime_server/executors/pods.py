@@ -25,6 +25,8 @@ HOPELESS: Final = frozenset(
 _PULLING: Final = frozenset({"ErrImagePull", "ImagePullBackOff"})
 _REFUSED: Final = ("not found", "unauthorized", "forbidden", "denied", "manifest unknown", "no match for platform")
 """What a registry says that will say it again."""
+_CROWDED: Final = "No preemption victims found"
+"""What the scheduler says where a pod would fit on a node that had nothing else to do."""
 _DISRUPTED: Final = {
     "EvictionByEvictionAPI": "its pod was evicted: its node is being drained, or somebody made room",
     "PreemptionByScheduler": "its pod had to make room for one of a higher priority",
@@ -41,6 +43,8 @@ class Obstacle:
     words: str
     hopeless: bool
     """Whether waiting won't help."""
+    crowded: bool = False
+    """Whether it only waits for room that others have now."""
 
 
 def worker_of(pod: Object) -> str | None:
@@ -59,7 +63,7 @@ def obstacle(pod: Object) -> Obstacle | None:
     for condition in status.get("conditions") or []:
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
             message = condition.get("message") or condition.get("reason") or "it has no node"
-            return Obstacle(f"the cluster has no place for it: {message}", hopeless=False)
+            return Obstacle(f"the cluster has no place for it: {message}", False, crowded=_CROWDED in message)
     waiting = _state(pod).get("waiting") or {}
     reason, message = waiting.get("reason", ""), waiting.get("message") or ""
     if reason in _PULLING:
