@@ -204,7 +204,7 @@ def test_a_job_with_checkpoints_goes_on_elsewhere_when_its_pod_is_evicted(
 def test_a_program_that_asks_for_what_no_node_has_fails_with_the_schedulers_words(
     cluster: Cluster, namespace: str, cluster_images: ClusterImages, tmp_path: Path, in_cluster: Runtime
 ) -> None:
-    settings = {**in_cluster._environment, "NEARTIME_KUBERNETES_PENDING": "3"}
+    settings = {**in_cluster._environment, "NEARTIME_KUBERNETES_PENDING": "8"}
     given = {name.removeprefix("NEARTIME_").lower(): value for name, value in settings.items()}
     home = tmp_path / "other"
     (home / "nats").mkdir(parents=True)
