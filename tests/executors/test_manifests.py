@@ -29,6 +29,12 @@ def pod(placement: Placement | None = None, **manifest: Any) -> dict[str, Any]:
     )
 
 
+OUTLASTED = [
+    {"key": f"node.kubernetes.io/{state}", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 60}
+    for state in ("not-ready", "unreachable")
+]
+
+
 def test_the_pod_of_a_worker_is_restricted_and_has_nothing_that_is_secret() -> None:
     given = launch()
     assert pod(resources={"cpu": 0.5, "memory": "1Gi"}) == {
@@ -52,6 +58,7 @@ def test_the_pod_of_a_worker_is_restricted_and_has_nothing_that_is_secret() -> N
             "terminationGracePeriodSeconds": 10,
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,
+            "tolerations": OUTLASTED,
             "securityContext": {
                 "runAsNonRoot": True,
                 "runAsUser": 65532,
@@ -117,7 +124,7 @@ def test_a_placement_says_where_a_pod_runs_and_what_else_it_has() -> None:
             "containers": [container],
             "nodeSelector": {"lab": "cold"},
             "affinity": affinity,
-            "tolerations": [toleration],
+            "tolerations": [toleration, *OUTLASTED],
             "runtimeClassName": "gvisor",
             "priorityClassName": "batch",
             "imagePullSecrets": [{"name": "registry"}],
@@ -132,6 +139,9 @@ def test_a_placement_says_where_a_pod_runs_and_what_else_it_has() -> None:
     [
         ({"patch": {"spec": {"hostNetwork": True}}}, "spec.hostNetwork: it can't be patched"),
         ({"patch": {"spec": {"containers": []}}}, "spec.containers: it can't be patched"),
+        ({"patch": {"spec": {"serviceAccount": "other"}}}, "spec.serviceAccount: it can't be patched"),
+        ({"patch": {"spec": {"enableServiceLinks": True}}}, "spec.enableServiceLinks: it can't be patched"),
+        ({"patch": {"spec": "none"}}, "spec: expected a table"),
         ({"patch": {"metadata": {"labels": {}}}}, "metadata.labels: it can't be patched"),
         ({"patch": {"status": {}}}, "status: a pod has `metadata` and `spec`"),
         ({"resources": {"cpu": "2"}}, "cpu: a program's own `resources` say that"),
@@ -169,8 +179,15 @@ def test_workers_may_reach_nats_and_the_clusters_dns() -> None:
     }
     (door, _) = manifests.network_policy("cafe", "10.0.0.5:4222")["spec"]["egress"]
     assert door["to"] == [{"ipBlock": {"cidr": "10.0.0.5/32"}}]
+    (door, _) = manifests.network_policy("cafe", "10.0.0.5/32, 10.9.0.0/16:4222")["spec"]["egress"]
+    assert door["to"] == [{"ipBlock": {"cidr": "10.0.0.5/32"}}, {"ipBlock": {"cidr": "10.9.0.0/16"}}]
+    (door, _) = manifests.network_policy("cafe", "nats/app=nats,tier=one:4222")["spec"]["egress"]
+    assert door["to"][0]["podSelector"] == {"matchLabels": {"app": "nats", "tier": "one"}}
     for wrong in ("10.0.0.5", "nats.example:port", ":4222"):
         with pytest.raises(ValueError, match="has no port"):
+            manifests.network_policy("cafe", wrong)
+    for wrong in ("nats.example:4222", "10.0.0.5/40:4222", "/app=nats:4222", "nats/app=a,b:4222"):
+        with pytest.raises(ValueError):
             manifests.network_policy("cafe", wrong)
 
 
@@ -284,3 +301,10 @@ def test_what_keeps_a_pod_from_running_is_told_in_the_clusters_words(
 def test_a_pod_that_is_on_its_way_has_no_obstacle() -> None:
     assert pods.obstacle(saying(phase="Pending")) is None
     assert pods.obstacle(saying(containerStatuses=container(waiting={"reason": "ContainerCreating"}))) is None
+
+
+def test_of_what_is_said_about_a_pod_the_newest_warning_is_told() -> None:
+    pulling, failed = {"type": "Normal", "message": "Pulling image"}, {"type": "Warning", "message": "no volume "}
+    assert pods.told([failed, pulling]) == "no volume"
+    assert pods.told([pulling, {"type": "Normal", "message": ""}]) == "Pulling image"
+    assert pods.told([]) == ""

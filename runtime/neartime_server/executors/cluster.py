@@ -18,6 +18,7 @@ from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
 from kubernetes.config import ConfigException
 from kubernetes.stream import stream
+from websocket import WebSocketException
 
 from neartime_server.errors import ConfigurationError, ExecutorError
 
@@ -168,8 +169,11 @@ class Cluster:
         except ApiException as error:
             raise ExecutorError(f"its pod can't be attached to: {words(error)}") from error
         try:
+            attached.sock.settimeout(ANSWER_SECONDS)
             attached.write_stdin(f"{line}\n")
             return str(attached.readline_stdout(timeout=seconds) or "")
+        except WebSocketException as error:  # the container has ended, or its node's connection
+            raise ExecutorError(f"its pod can't be spoken to: {error}") from error
         finally:
             attached.close()
             api.api_client.close()

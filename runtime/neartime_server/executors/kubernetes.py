@@ -17,7 +17,7 @@ import logging
 import math
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any, Final, TypeVar
@@ -48,6 +48,10 @@ CHECK_SECONDS: Final = 300.0
 """How long it may take to pull an image and ask its runner for its version."""
 END_MARGIN: Final = 30.0
 """Seconds beyond its grace in which a pod that was ended must be gone."""
+ABANDONED_SECONDS: Final = 15.0
+"""A pod that does not run, and that nobody has started here for so long, is of a server that is gone."""
+CREATE_SECONDS: Final = 10.0
+"""How long a pod is asked for again while the API server is away: it is when a control plane is upgraded."""
 STALE_SECONDS: Final = 900.0
 """A pod that checks an image, and is so old, is of a server that is gone."""
 
@@ -88,6 +92,8 @@ class KubernetesExecutor:
         self._starting: dict[str, asyncio.Task[None]] = {}
         self._listeners: set[Listener] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._tended: dict[str, asyncio.Task[None]] = {}
+        """What is done about pods that nobody else looks after, by name."""
         self._closed = False
 
     # --- what an executor does
@@ -120,11 +126,12 @@ class KubernetesExecutor:
             await asyncio.wait({starting})
         await self._pods.open()
         name = manifests.pod_name(worker_id)
-        if not await self._call(self._cluster.delete, name, max(1, math.ceil(grace))):
+        uid = self._uid(name)
+        if uid is None or not await self._call(self._cluster.delete, name, max(1, math.ceil(grace)), uid):
             self._note(Exited(worker_id, None, None, "it was not running"))
             return
         if not await self._gone(name, grace + END_MARGIN):
-            await self._call(self._cluster.delete, name, 0)
+            await self._call(self._cluster.delete, name, 0, uid)
             if not await self._gone(name, END_MARGIN):
                 raise ExecutorError(f"the pod of worker {worker_id} does not go; its node may be lost")
         self._note(Exited(worker_id, None, None, "it was stopped"))  # where its end was not seen
@@ -173,17 +180,21 @@ class KubernetesExecutor:
         self._exited.pop(worker_id, None)
         self._stopped.discard(worker_id)
         name = manifests.pod_name(worker_id)
-        if self._pods.get(name) is not None:
-            self._forgotten.add(worker_id)  # until it is gone
         for listener in self._listeners:
             listener.forget(worker_id)
-        with contextlib.suppress(ExecutorError):
-            await self._call(self._cluster.delete, name, 1)
+        if (uid := self._uid(name)) is None:
+            return
+        self._forgotten.add(worker_id)  # until it is gone
+        try:
+            await self._call(self._cluster.delete, name, 1, uid)
+        except ExecutorError as error:
+            log.warning("the pod of worker %s could not be removed: %s", worker_id, error)
+            self._forgotten.discard(worker_id)
 
     async def close(self) -> None:
         """Let go of the cluster; pods go on."""
         self._closed = True
-        tasks = [*self._checks.values(), *self._starting.values(), *self._tasks]
+        tasks = [*self._checks.values(), *self._starting.values(), *self._tended.values(), *self._tasks]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -232,11 +243,18 @@ class KubernetesExecutor:
 
     async def _create(self, pod: Object) -> bool:
         """Whether it had to be made."""
-        try:
-            await self._call(self._cluster.create, pod, refused="the cluster refuses its pod")
-        except _There:
-            return False
-        return True
+        deadline, again = time.monotonic() + CREATE_SECONDS, False
+        while True:
+            try:
+                await self._call(self._cluster.create, pod, refused="the cluster refuses its pod")
+                return True
+            except _There:
+                return again  # what was answered the first time was lost
+            except _Away:
+                if time.monotonic() > deadline:
+                    raise
+            again = True
+            await asyncio.sleep(0.5)
 
     async def _run(self, name: str) -> None:
         """Waits until a pod runs.
@@ -244,7 +262,8 @@ class KubernetesExecutor:
         Raises:
             ExecutorError: it does not, or has ended; with the reason.
         """
-        seen, met = pods.Obstacle("the cluster has not looked at it yet", hopeless=False), False
+        on_its_way = pods.Obstacle("", hopeless=False)
+        seen, met = on_its_way, False
 
         def decide(pod: Object | None) -> pods.Obstacle | bool | None:
             nonlocal seen, met
@@ -258,13 +277,23 @@ class KubernetesExecutor:
                     log.info("pod %s waits: %s", name, found.words)
                 seen = found
                 return found if found.hopeless else None
+            # what stood in its way before does not any more
+            seen = on_its_way
             return None
 
         while (found := await self._decided(name, decide)) is None:
             if not seen.crowded:  # or there is room when others have ended
-                raise ExecutorError(f"its pod did not run within {self._pending:g} s: {seen.words}")
+                said = seen.words or await self._told(name) or "nobody says why"
+                raise ExecutorError(f"its pod did not run within {self._pending:g} s: {said}")
         if isinstance(found, pods.Obstacle):
             raise ExecutorError(found.words)
+
+    async def _told(self, name: str) -> str:
+        try:
+            return pods.told(await self._call(self._cluster.events, name))
+        except ExecutorError as error:  # a server may lack the right to read them
+            log.debug("what is said of pod %s can't be read: %s", name, error)
+            return ""
 
     async def _decided(self, name: str, decide: Callable[[Object | None], T | None]) -> T | None:
         with contextlib.suppress(asyncio.TimeoutError):
@@ -342,6 +371,8 @@ class KubernetesExecutor:
                 return
             if worker_id in self._starting:
                 return  # who starts it tells
+            if not pods.runs(before) and pods.exited(before, stopped=False) is None:
+                return  # it never ran, and nobody starts it
             ended = pods.exited(before, stopped=worker_id in self._stopped, deleted=True)
             assert ended is not None
             self._note(ended)
@@ -352,9 +383,47 @@ class KubernetesExecutor:
             return
         if (ended := pods.exited(pod, stopped=worker_id in self._stopped)) is not None:
             self._note(ended)
-        elif pods.runs(pod) and "deletionTimestamp" not in pod["metadata"]:
+        elif not pods.runs(pod):
+            self._tend(pod, self._abandon)
+        elif "deletionTimestamp" in pod["metadata"]:
+            self._tend(pod, self._outlast)
+        else:
             for listener in self._listeners:
                 listener.tell(Running(worker_id))
+
+    def _tend(self, pod: Object, work: Callable[[Object], Coroutine[Any, Any, None]]) -> None:
+        """The server that observes looks after pods that nobody starts or stops."""
+        name = pod["metadata"]["name"]
+        if self._listeners and not self._closed and name not in self._tended:
+            self._tended[name] = asyncio.create_task(work(pod))
+            self._tended[name].add_done_callback(lambda _: self._tended.pop(name, None))
+
+    async def _abandon(self, pod: Object) -> None:
+        """Removes a pod that a server before this one has made, and not started."""
+        await asyncio.sleep(ABANDONED_SECONDS)
+        name, worker_id = pod["metadata"]["name"], pods.worker_of(pod)
+        now = self._pods.get(name)
+        if now is not None and not pods.runs(now) and worker_id not in {*self._starting, *self._stopped}:
+            log.warning("pod %s is removed: who made it is gone", name)
+            await self._remove(name)
+
+    async def _outlast(self, pod: Object) -> None:
+        """A pod was told to end, and has not: its node is lost, and would say so for ever."""
+        metadata = pod["metadata"]
+        await asyncio.sleep((metadata.get("deletionGracePeriodSeconds") or 0) + END_MARGIN)
+        now = self._pods.get(metadata["name"])
+        if now is None or now["metadata"]["uid"] != metadata["uid"]:
+            return
+        stopped = pods.worker_of(pod) in self._stopped
+        if (ended := pods.exited(now, stopped=stopped, deleted=True)) is not None:
+            log.warning("pod %s was told to end, and does not: it counts as gone", metadata["name"])
+            self._note(ended)
+        await self._remove(metadata["name"])
+
+    def _uid(self, name: str) -> str | None:
+        """Of a pod of this installation; of those of others it is never known."""
+        pod = self._pods.get(name)
+        return None if pod is None else str(pod["metadata"]["uid"])
 
     def _note(self, exited: Exited) -> None:
         """Says an end, in the words in which it was said first."""
@@ -398,7 +467,11 @@ class KubernetesExecutor:
                 raise _There("it is there already") from error
             raise ExecutorError(f"{refused}: {words(error)}") from error
         except AWAY as error:
-            raise ExecutorError(f"the Kubernetes API can't be reached: {error}") from error
+            raise _Away(f"the Kubernetes API can't be reached: {error}") from error
+
+
+class _Away(ExecutorError):
+    """The API server did not answer."""
 
 
 class _There(ExecutorError):

@@ -8,6 +8,7 @@ Source of the fields: Kubernetes API, core/v1 Pod and networking.k8s.io/v1 Netwo
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import math
 import re
 from collections.abc import Mapping
@@ -28,6 +29,8 @@ TEMPORARY_SHARE: Final = 2
 """Which part of its memory a program may fill with files in /tmp: half of it. They count as memory."""
 GRACE: Final = 10
 """Seconds between SIGTERM and SIGKILL where a node is drained: a supervisor tells what it has to tell."""
+NODE_SECONDS: Final = 60
+"""How long a worker stays on a node that is not heard of. Kubernetes' own five minutes are long for who waits."""
 _SLUG: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
 
 Object = dict[str, Any]
@@ -121,7 +124,7 @@ def _restricted(
     for field, value in (
         ("nodeSelector", placement.node_selector),
         ("affinity", placement.affinity),
-        ("tolerations", placement.tolerations),
+        ("tolerations", [*placement.tolerations, *map(_outlasted, ("not-ready", "unreachable"))]),
         ("runtimeClassName", placement.runtime_class),
         ("priorityClassName", placement.priority_class),
         ("imagePullSecrets", [{"name": secret} for secret in placement.image_pull_secrets]),
@@ -132,12 +135,17 @@ def _restricted(
     return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": dict(labels)}, "spec": spec}
 
 
+def _outlasted(state: str) -> Object:
+    key = f"node.kubernetes.io/{state}"
+    return {"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": NODE_SECONDS}
+
+
 def network_policy(installation: str, nats: str) -> Object:
     """That workers reach NATS and the cluster's DNS, and nobody reaches them.
 
     Args:
-        nats: an address range and a port, `10.0.0.5/32:4222`; or labels of NATS' pods in their namespace,
-            `nats/app.kubernetes.io/name=nats:4222`.
+        nats: ranges of addresses and a port, `10.0.0.5/32,10.0.0.6/32:4222`; or labels of NATS' pods in their
+            namespace, `nats/app.kubernetes.io/name=nats,tier=one:4222`.
 
     Raises:
         ValueError: it is neither.
@@ -146,14 +154,18 @@ def network_policy(installation: str, nats: str) -> Object:
     if not port.isdecimal() or not place:
         raise ValueError(f"{nats!r} has no port: write 10.0.0.5/32:4222, or namespace/label=value:4222")
     if "=" in place:
-        namespace, _, label = place.partition("/")
-        key, _, value = label.rpartition("=")
-        to: Object = {
-            "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}},
-            "podSelector": {"matchLabels": {key: value}},
-        }
-    else:
-        to = {"ipBlock": {"cidr": place if "/" in place else f"{place}/32"}}
+        namespace, _, labels = place.partition("/")
+        pairs = [one.partition("=") for one in labels.split(",")]
+        if not namespace or not all(key and equals for key, equals, _ in pairs):
+            raise ValueError(f"{nats!r}: write namespace/label=value:4222")
+        to: list[Object] = [
+            {
+                "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}},
+                "podSelector": {"matchLabels": {key: value for key, _, value in pairs}},
+            }
+        ]
+    else:  # a policy knows no names
+        to = [{"ipBlock": {"cidr": str(ipaddress.ip_network(one.strip()))}} for one in place.split(",")]
     dns = {
         "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}},
         "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}},
@@ -167,7 +179,7 @@ def network_policy(installation: str, nats: str) -> Object:
             "policyTypes": ["Ingress", "Egress"],
             "ingress": [],
             "egress": [
-                {"to": [to], "ports": [{"protocol": "TCP", "port": int(port)}]},
+                {"to": to, "ports": [{"protocol": "TCP", "port": int(port)}]},
                 {"to": [dns], "ports": [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}]},
             ],
         },

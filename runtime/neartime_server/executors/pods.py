@@ -5,6 +5,7 @@ Source of the fields: Kubernetes API, core/v1 PodStatus; "Pod disruption conditi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -72,6 +73,13 @@ def obstacle(pod: Object) -> Obstacle | None:
     if reason in HOPELESS:
         return Obstacle(f"its container can't be made: {reason}: {message}".rstrip(": "), hopeless=True)
     return None
+
+
+def told(events: Sequence[Object]) -> str:
+    """What is said about a pod: the newest warning, or the newest event where there is none. `events` are in order."""
+    said = [one for one in events if one.get("message")]
+    warnings = [one for one in said if one.get("type") == "Warning"]
+    return str((warnings or said)[-1]["message"]).strip() if said else ""
 
 
 def exited(pod: Object, *, stopped: bool, deleted: bool = False) -> Exited | None:

@@ -72,6 +72,8 @@ class Placement(BaseModel):
         if unknown := sorted(set(value) - {"metadata", "spec"}):
             raise ValueError(f"{', '.join(unknown)}: a pod has `metadata` and `spec`")
         for place, names in _NOT_PATCHED.items():
+            if not isinstance(value.get(place, {}), dict):
+                raise ValueError(f"{place}: expected a table")
             if found := sorted(set(value.get(place) or {}) & names):
                 raise ValueError(f"{place}.{found[0]}: it can't be patched, since it is what keeps a worker what it is")
         return value
@@ -82,7 +84,16 @@ _NOT_PATCHED = {
     "spec": frozenset(
         {
             *("containers", "initContainers", "ephemeralContainers", "securityContext", "restartPolicy", "volumes"),
-            *("automountServiceAccountToken", "serviceAccountName", "hostNetwork", "hostPID", "hostIPC", "hostUsers"),
+            *(
+                "automountServiceAccountToken",
+                "serviceAccountName",
+                "serviceAccount",
+                "enableServiceLinks",
+                "hostNetwork",
+                "hostPID",
+                "hostIPC",
+                "hostUsers",
+            ),
             *("activeDeadlineSeconds", "nodeName", "shareProcessNamespace"),
         }
     ),
