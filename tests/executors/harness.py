@@ -202,9 +202,8 @@ class Pods:
 
     def executor(self, **options: Any) -> KubernetesExecutor:
         placements = options.pop("placements", {"none": Placement(promised=0.05)})
-        return KubernetesExecutor(
-            Cluster(self.namespace, self.cluster.kubeconfig), self.installation, placements, **options
-        )
+        cluster = Cluster(self.namespace, options.pop("kubeconfig", self.cluster.kubeconfig))
+        return KubernetesExecutor(cluster, self.installation, placements, **options)
 
     def carry(self, launch: Launch) -> tuple[Launch, Place]:
         folder = Path(launch.path)

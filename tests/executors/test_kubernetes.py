@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
+import yaml
 from clusters import until as until_now
 from executors.harness import Lab, Pods, Where, until, watching
 from executors.test_docker import GREEDY, MAIN, WAIT
+from kubernetes import client
 
 from neartime.contract.backends import Placement
+from neartime.contract.ids import new_id
 from neartime.contract.jobs import JobStatus, ReasonCode
 from neartime.contract.launch import Launch
 from neartime_server.errors import ExecutorError
-from neartime_server.executors import Running, Synced, manifests
+from neartime_server.executors import Exited, Running, Synced, manifests
 from neartime_server.executors.cluster import Cluster
+from neartime_server.executors.kubernetes import END_MARGIN
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
 
@@ -214,7 +225,10 @@ async def test_an_executor_neither_sees_nor_touches_the_pods_of_another_installa
     pods.installation = "another"
     other = pods.executor()
     async with watching(other) as watcher:
-        assert watcher.said == [Synced()]
+        await other.stop(worker.id)
+        assert await watcher.exit(worker.id)
+        await other.forget(worker.id)
+        assert watcher.said == [Synced(), Exited(worker.id, None, None, "it was not running")]
     await other.close()
     assert await worker.run() == 42
     await executor.stop(worker.id)
@@ -225,8 +239,6 @@ async def test_workers_are_kept_to_nats_by_a_policy_where_the_operator_says_wher
     executor = pods.executor(nats=f"{pods.cluster.machine}:4222")
     worker = await lab.begin(executor, *pods.carry(lab.launch(MAIN)))
     name = f"neartime-workers-{pods.installation}"
-    from kubernetes import client
-
     found = client.NetworkingV1Api(pods.cluster.api).read_namespaced_network_policy(name, pods.namespace)
     assert found.spec.policy_types == ["Ingress", "Egress"]
     assert found.spec.egress[0].to[0].ip_block.cidr == f"{pods.cluster.machine}/32"
@@ -247,4 +259,178 @@ async def test_an_image_is_checked_by_one_pod_and_nothing_of_it_is_left(lab: Lab
     with pytest.raises(ExecutorError, match="does not carry a runner that works"):
         await executor.prepare(pods.broken)
     assert left(pods) == []
+    await executor.close()
+
+
+async def test_an_api_server_that_is_away_and_back_costs_no_worker_and_no_start(
+    lab: Lab, pods: Pods, tmp_path: Path
+) -> None:
+    """Behind a relay that goes and comes."""
+    server = urlsplit(pods.cluster.api.configuration.host)
+    relay = Relay(server.hostname or "", server.port or 443)
+    settings = yaml.safe_load(pods.cluster.kubeconfig.read_text())
+    for one in settings["clusters"]:
+        one["cluster"] |= {"server": relay.url, "tls-server-name": server.hostname}
+    kubeconfig = tmp_path / "config"
+    kubeconfig.write_text(yaml.safe_dump(settings))
+    executor = pods.executor(kubeconfig=kubeconfig)
+    async with watching(executor) as watcher:
+        worker = await lab.begin(executor, *pods.carry(lab.launch(MAIN)))
+        relay.cut()
+        launch, place = pods.carry(lab.launch(MAIN))
+        starting = asyncio.create_task(lab.begin(executor, launch, place))
+        assert await worker.run() == 42
+        await asyncio.sleep(3)
+        relay.mend()
+        second = await starting
+        assert await second.run() == 42
+        assert watcher.running == {worker.id, second.id}
+        pods.cluster.core.delete_namespaced_pod(manifests.pod_name(worker.id), pods.namespace)
+        assert (await watcher.exit(worker.id)).reason_code is ReasonCode.WORKER_LOST
+        relay.cut()
+        with pytest.raises(ExecutorError, match="can't be reached"):
+            await executor.stop(second.id)
+        relay.mend()
+    await executor.stop(second.id)
+    await executor.close()
+    relay.close()
+
+
+class Relay:
+    """A port of loopback that leads to another server, or for a time nowhere."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._to, self._ends = (host, port), set[socket.socket]()
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self._port = int(self._server.getsockname()[1])
+        self.url = f"https://127.0.0.1:{self._port}"
+        self._away = False
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def cut(self) -> None:
+        self._away = True
+        for end in list(self._ends):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def mend(self) -> None:
+        self._away = False
+
+    def close(self) -> None:
+        self.cut()
+        self._server.close()
+
+    def _serve(self) -> None:
+        with suppress(OSError):
+            while True:
+                theirs = self._server.accept()[0]
+                if self._away:
+                    theirs.close()
+                    continue
+                ours = socket.create_connection(self._to)
+                self._ends |= {theirs, ours}
+                for ends in ((theirs, ours), (ours, theirs)):
+                    threading.Thread(target=self._pump, args=ends, daemon=True).start()
+
+    def _pump(self, source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(1 << 16):
+                target.sendall(data)
+        for end in (source, target):
+            self._ends.discard(end)
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+
+# --- pods that nobody looks after
+
+
+async def test_a_pod_that_a_dead_server_has_made_and_not_started_is_removed_without_a_word(
+    lab: Lab, pods: Pods
+) -> None:
+    launch, place = pods.carry(lab.launch(MAIN))
+    nowhere = Placement(node_selector={"lab": "none"})
+    made = manifests.pod(launch, place, installation=pods.installation, longest=60, placement=nowhere)
+    strange = manifests.pod(
+        launch.model_copy(update={"worker_id": new_id()}), place, installation="another", longest=60, placement=nowhere
+    )
+    for one in (made, strange):
+        pods.cluster.core.create_namespaced_pod(pods.namespace, one)
+    executor = pods.executor()
+    async with watching(executor) as watcher:
+        await until(lambda: left(pods) == [strange["metadata"]["name"]], 40)
+        assert watcher.said == [Synced()]
+    await executor.close()
+
+
+@pytest.fixture
+def lost_node(pods: Pods) -> Iterator[str]:
+    """The name of a node that there is no machine for."""
+    if not pods.cluster.own:
+        pytest.skip("nodes of a cluster are made up in the tests' own alone")
+    name, nothing = f"lost-{pods.installation}", {"cpu": "0", "memory": "0", "pods": "0"}
+    status = {"capacity": nothing, "allocatable": nothing}
+    pods.cluster.core.create_node({"metadata": {"name": name}, "spec": {"unschedulable": True}, "status": status})
+    yield name
+    pods.cluster.core.delete_node(name)
+
+
+async def test_a_pod_whose_node_does_not_listen_any_more_is_lost_when_its_grace_is_over(
+    lab: Lab, pods: Pods, lost_node: str
+) -> None:
+    launch, place = pods.carry(lab.launch(MAIN))
+    made = manifests.pod(launch, place, installation=pods.installation, longest=600, placement=Placement())
+    made["spec"] |= {"nodeName": lost_node, "terminationGracePeriodSeconds": 1}
+    name, core = made["metadata"]["name"], pods.cluster.core
+    core.create_namespaced_pod(pods.namespace, made)
+    runs = {"name": "worker", "image": "any", "imageID": "", "ready": True, "restartCount": 0, "state": {"running": {}}}
+    core.patch_namespaced_pod_status(
+        name, pods.namespace, {"status": {"phase": "Running", "containerStatuses": [runs]}}
+    )
+    executor = pods.executor()
+    async with watching(executor) as watcher:
+        assert watcher.said == [Running(launch.worker_id), Synced()]
+        begun = time.monotonic()
+        core.delete_namespaced_pod(name, pods.namespace)
+        await until(lambda: watcher.exits(launch.worker_id), 90)
+        assert time.monotonic() - begun > END_MARGIN
+        (exited,) = watcher.exits(launch.worker_id)
+        assert exited == Exited(launch.worker_id, None, ReasonCode.WORKER_LOST, "its pod was deleted from outside")
+        await until(lambda: left(pods) == [], 10)
+    await executor.close()
+
+
+@pytest.fixture
+def no_runtime(pods: Pods) -> Iterator[str]:
+    """The name of a RuntimeClass that no node can carry out."""
+    name, api = f"none-{pods.installation}", client.NodeV1Api(pods.cluster.api)
+    api.create_runtime_class({"metadata": {"name": name}, "handler": "nosuch"})
+    yield name
+    api.delete_runtime_class(name)
+
+
+async def test_a_pod_that_can_not_be_set_up_is_told_in_the_words_of_its_event(
+    lab: Lab, pods: Pods, no_runtime: str
+) -> None:
+    launch, place = pods.carry(lab.launch(MAIN))
+    placements = {"none": Placement(runtime_class=no_runtime)}
+    said = await refused(lab, pods, launch, place, placements=placements, pending=8.0)
+    assert said.startswith("its pod did not run within 8 s: Failed to create pod sandbox")
+    assert "nosuch" in said
+
+
+async def test_a_pod_that_got_its_room_and_can_not_be_set_up_waits_no_longer(
+    lab: Lab, pods: Pods, no_runtime: str
+) -> None:
+    cores = sum(int(node.status.allocatable["cpu"]) for node in pods.cluster.core.list_node().items)
+    executor = pods.executor(placements={"none": Placement()})
+    first = await lab.begin(executor, *asking(pods, lab.launch(MAIN), cpu=cores - 0.5))
+    odd = pods.executor(placements={"none": Placement(runtime_class=no_runtime)}, pending=4.0)
+    starting = asyncio.create_task(odd.start(*asking(pods, lab.launch(MAIN), cpu=1)))
+    await asyncio.sleep(6)
+    assert not starting.done()  # it waits for room
+    await executor.stop(first.id)
+    with pytest.raises(ExecutorError, match="Failed to create pod sandbox"):
+        await asyncio.wait_for(starting, 30)
+    await odd.close()
     await executor.close()
