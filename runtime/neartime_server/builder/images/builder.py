@@ -8,7 +8,7 @@ import logging
 import platform
 import secrets
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, Protocol
@@ -16,11 +16,12 @@ from typing import Any, Final, Protocol
 from neartime.contract.programs import Manifest
 from neartime_server.builder import needs, uv
 from neartime_server.builder.images.layers import Layer, Layers
-from neartime_server.builder.images.recipe import PACKAGES, PROGRAM, RUNNER, Base, Recipe
+from neartime_server.builder.images.recipe import LABEL, PACKAGES, PROGRAM, RUNNER, Base, Recipe
 from neartime_server.builder.locks import Locks
 from neartime_server.builder.once import Once
 from neartime_server.builder.programs import materialize
 from neartime_server.builder.protocol import Built, Source, Tell, tell_nobody
+from neartime_server.builder.remedies import solution_of
 from neartime_server.builder.uv import Interpreter, Target
 from neartime_server.errors import BuildFailed
 
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 
 GLIBC: Final = "manylinux_2_28"
 """What wheels may ask of the base image's C library: that of Debian 11 and RHEL 8, and of all that came after."""
+KNOWN: Final = 1000
+"""Images that are held in mind."""
 
 
 class ImageMaker(Protocol):
@@ -43,6 +46,13 @@ class ImageMaker(Protocol):
 
     async def find(self, recipe: Recipe) -> str | None:
         """Reference by its digest of the image of this recipe, where it is there."""
+
+    async def labels(self, image: str) -> Mapping[str, str]:
+        """What an image that was made says of itself; its base need not be there any more.
+
+        Raises:
+            BuildFailed: it is gone, or the registry or the engine does not answer.
+        """
 
     async def make(self, recipe: Recipe, layers: list[Layer], tell: Tell) -> str:
         """Make the image of these layers on top of the recipe's base. Returns its reference by its digest.
@@ -67,11 +77,18 @@ class ImageBuilder:
         self._locks = Locks(home / "layers" / "resolved", home / "logs" / "builds")
         self._here = uv.this_python()
         self._once = Once()
+        self._known: dict[str, Built] = {}
 
     async def build(self, source: Source, tell: Tell = tell_nobody) -> Built:
-        base = await self._base_of(source.manifest)
         if source.image is not None:
-            return self._built(Recipe(base, source.lock, "", source.manifest, source.digest), source.image)
+            return await self._made(source.image, source.lock)
+        try:
+            return await self._build(source, tell)
+        except OSError as error:
+            raise BuildFailed(f"the image can't be made: {error}", "", solution_of(error)) from error
+
+    async def _build(self, source: Source, tell: Tell) -> Built:
+        base = await self._base_of(source.manifest)
         tell(f"on {base.reference}, Python {base.minor}")
         lock = None
         if not base.complete:
@@ -85,7 +102,7 @@ class ImageBuilder:
             needs.check_lock(lock)
         recipe = Recipe(base, lock, needs.runner_digest(), source.manifest, source.digest)
         image = await self._once(recipe.tag, lambda: self._image(recipe, source, tell))
-        return self._built(recipe, image)
+        return _built(f"sha256:{recipe.environment}", lock, base.python, image)
 
     async def ready(self) -> None:
         return None
@@ -95,8 +112,21 @@ class ImageBuilder:
         await self._once.close()
         await self._maker.close()
 
-    def _built(self, recipe: Recipe, image: str) -> Built:
-        return Built(f"sha256:{recipe.environment}", recipe.lock, Path(recipe.base.python), str(PROGRAM), image)
+    async def _made(self, image: str, lock: str | None) -> Built:
+        """What a version runs in whose image was made when it was uploaded. It never changes, so it is asked once."""
+        if (known := self._known.get(image)) is not None:
+            return known
+        labels = await self._once(f"labels {image}", lambda: self._maker.labels(image))
+        try:
+            environment, python = labels[f"{LABEL}environment"], labels[f"{LABEL}python"]
+        except KeyError as error:
+            raise BuildFailed(
+                f"the image {image} does not say what it is: it has no label {error}", "", "upload the program again"
+            ) from error
+        while len(self._known) >= KNOWN:
+            del self._known[next(iter(self._known))]
+        built = self._known[image] = _built(f"sha256:{environment}", lock, python, image)
+        return built
 
     # --- base and packages
 
@@ -198,6 +228,10 @@ class ImageBuilder:
         folder = self._home / "logs" / "builds"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         return folder / f"{name}.log"
+
+
+def _built(environment: str, lock: str | None, python: str, image: str) -> Built:
+    return Built(environment, lock, Path(python), str(PROGRAM), image)
 
 
 def _runs_on(manifest: Manifest, minor: str) -> bool:

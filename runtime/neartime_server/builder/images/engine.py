@@ -13,16 +13,19 @@ import re
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import IO, Any, Final
 
 import docker
 from docker.errors import DockerException, ImageNotFound, NotFound
+from urllib3.exceptions import HTTPError
 
 from neartime.contract.problem import ErrorCode
 from neartime.oci import Credentials, Reference
 from neartime_server.builder.images.layers import Layer
 from neartime_server.builder.images.recipe import LABEL, Recipe
 from neartime_server.builder.protocol import Tell
+from neartime_server.builder.remedies import ENGINE, REGISTRY, solution_of
 from neartime_server.errors import BuildFailed, Refused
 
 ENVIRONMENTS: Final = "environments"
@@ -51,6 +54,11 @@ class EngineMaker:
         what, login = "the engine does not say what it has", await self._login(self._prefix)
         return await asyncio.to_thread(self._guarded, what, lambda: self._found(recipe, login))
 
+    async def labels(self, image: str) -> Mapping[str, str]:
+        what, login = f"the image {image} can't be had", await self._login(image)
+        found: Mapping[str, str] = await asyncio.to_thread(self._guarded, what, lambda: self._labels(image, login))
+        return found
+
     async def make(self, recipe: Recipe, layers: list[Layer], tell: Tell) -> str:
         loop = asyncio.get_running_loop()
 
@@ -76,8 +84,8 @@ class EngineMaker:
     def _guarded(self, what: str, work: Callable[[], Any]) -> Any:
         try:
             return work()
-        except (DockerException, OSError) as error:
-            raise BuildFailed(f"{what}: {_words(error)}", "") from error
+        except (DockerException, OSError, HTTPError) as error:
+            raise BuildFailed(f"{what}: {_words(error)}", "", solution_of(error, ENGINE)) from error
 
     def _find_base(self, name: str, login: Auth) -> tuple[str, dict[str, Any]]:
         try:
@@ -93,6 +101,13 @@ class EngineMaker:
             one for one in image.attrs.get("RepoDigests") or [] if one.rpartition("@")[0] == _familiar(repository)
         ]
         return (digests or [str(image.id)])[0], {"config": image.attrs.get("Config") or {}}
+
+    def _labels(self, image: str, login: Auth) -> dict[str, str]:
+        try:
+            found = self._client.images.get(image)
+        except ImageNotFound:  # its workers need it here anyway
+            found = self._client.images.pull(image, auth_config=login)
+        return dict(found.labels)
 
     def _found(self, recipe: Recipe, login: Auth) -> str | None:
         repository = f"{self._prefix}/{recipe.manifest.name}"
@@ -143,7 +158,8 @@ class EngineMaker:
         try:
             pinned = self._push(name, tell, login)
         except BaseException:
-            self._client.images.remove(name, noprune=True)  # it is not there for whoever looks in the registry
+            with suppress(DockerException, OSError):  # of an engine that is gone, too: it is not taken for pushed
+                self._client.images.remove(name, noprune=True)  # it is not there for whoever looks in the registry
             raise
         tell(f"{pinned} is there")
         return pinned
@@ -159,11 +175,14 @@ class EngineMaker:
             image = ""
             for event in said:
                 if "error" in event:
-                    raise BuildFailed(f"the image can't be built: {event['error']}", "\n".join(lines[-TAIL:]))
+                    solution = solution_of(event["error"], ENGINE)
+                    raise BuildFailed(f"the image can't be built: {event['error']}", "\n".join(lines[-TAIL:]), solution)
                 if line := str(event.get("stream", "")).rstrip():
                     lines.append(line)
                     tell(line)
                 image = (event.get("aux") or {}).get("ID", image)
+        if not image:  # the engine was ended in the middle
+            raise BuildFailed("the image can't be built: the engine ended the build", "\n".join(lines[-TAIL:]), ENGINE)
         return image
 
     def _push(self, name: str, tell: Tell, login: Auth) -> str:
@@ -173,10 +192,12 @@ class EngineMaker:
         said = self._client.api.push(repository, tag, stream=True, decode=True, auth_config=login)
         for event in said:
             if "error" in event:
-                raise BuildFailed(f"the image can't be pushed: {event['error']}", "")
+                solution = solution_of(event["error"], REGISTRY)
+                raise BuildFailed(f"the image can't be pushed: {event['error']}", "", solution)
             digest = (event.get("aux") or {}).get("Digest", digest)
         if not digest:
-            raise BuildFailed(f"the image can't be pushed: the engine does not say which digest {name} has", "")
+            said = f"the engine does not say which digest {name} has"
+            raise BuildFailed(f"the image can't be pushed: {said}", "", ENGINE)
         return f"{repository}@{digest}"
 
 

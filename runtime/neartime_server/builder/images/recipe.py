@@ -127,6 +127,7 @@ class Recipe:
             f"{LABEL}version": __version__,
             f"{LABEL}python": self.base.python,
             f"{LABEL}python-version": self.base.minor,
+            f"{LABEL}environment": self.environment,
             f"{LABEL}program": self.program,
             f"{LABEL}manifest": self.manifest.canonical().decode(),
             f"{LABEL}recipe": self.tag,

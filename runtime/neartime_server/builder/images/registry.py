@@ -8,6 +8,7 @@ A program's layer is appended to the manifest of its base. What programs of one 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any, Final
 
 from neartime.contract.problem import ErrorCode
@@ -28,6 +29,7 @@ from neartime_server.builder import sbom
 from neartime_server.builder.images.layers import Layer
 from neartime_server.builder.images.recipe import Recipe
 from neartime_server.builder.protocol import Tell
+from neartime_server.builder.remedies import REGISTRY
 from neartime_server.errors import BuildFailed, Refused
 
 ENVIRONMENTS: Final = "environments"
@@ -54,7 +56,7 @@ class RegistryMaker:
         except NotInRegistry as error:
             raise Refused.of(422, ErrorCode.UNSUPPORTED_IMAGE, str(error), path="manifest.image") from error
         except RegistryError as error:
-            raise BuildFailed(f"the base image can't be had: {error}", "") from error
+            raise BuildFailed(f"the base image can't be had: {error}", "", REGISTRY) from error
         pinned = str(image.reference)
         self._bases.pop(pinned, None)
         self._bases[pinned] = image
@@ -69,8 +71,16 @@ class RegistryMaker:
         except NotInRegistry:
             return None
         except RegistryError as error:
-            raise BuildFailed(f"the registry does not say what it has: {error}", "") from error
+            raise BuildFailed(f"the registry does not say what it has: {error}", "", REGISTRY) from error
         return _pinned(wanted, descriptor)
+
+    async def labels(self, image: str) -> Mapping[str, str]:
+        try:
+            return (await self._registry.image(Reference.parse(image))).labels
+        except NotInRegistry as error:
+            raise BuildFailed(f"the version's image is gone: {error}", "", "upload the program again") from error
+        except RegistryError as error:
+            raise BuildFailed(f"the version's image can't be had: {error}", "", REGISTRY) from error
 
     async def make(self, recipe: Recipe, layers: list[Layer], tell: Tell) -> str:
         target = self._repository(recipe.manifest.name).tagged(recipe.tag)
@@ -95,7 +105,7 @@ class RegistryMaker:
             if recipe.lock is not None:
                 await self._attach(target, pushed, sbom.of_lock(recipe.manifest, recipe.lock))
         except RegistryError as error:
-            raise BuildFailed(f"the image can't be pushed: {error}", "") from error
+            raise BuildFailed(f"the image can't be pushed: {error}", "", REGISTRY) from error
         tell(f"{_pinned(target, pushed)} is there")
         return _pinned(target, pushed)
 
