@@ -100,10 +100,12 @@ class RegistryMaker:
                 "layers": [one.to_json() for one in descriptors],
                 "annotations": {name: text for name, text in recipe.labels.items() if name.startswith("org.")},
             }
-            # It is there with its manifest, which comes last: what was pushed before is of no image.
-            pushed = await self._registry.push_manifest(target, _encoded(manifest), OCI_MANIFEST)
+            encoded = _encoded(manifest)
+            pushed = Descriptor(OCI_MANIFEST, digest_of(encoded), len(encoded))
             if recipe.lock is not None:
                 await self._attach(target, pushed, sbom.of_lock(recipe.manifest, recipe.lock))
+            # It is there with its manifest, which comes last: what was pushed before is of no image.
+            await self._registry.push_manifest(target, encoded, OCI_MANIFEST)
         except RegistryError as error:
             raise BuildFailed(f"the image can't be pushed: {error}", "", REGISTRY) from error
         tell(f"{_pinned(target, pushed)} is there")
