@@ -22,8 +22,8 @@ class PrivateIndex(Index):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.password = secrets.token_hex(16)
-        self.broken: set[str] = set()
-        """Names of packages whose files the index has lost."""
+        self.faults: dict[str, int] = {}
+        """With which status files of a package are refused, by its name; 0 breaks the connection."""
         expected = f"Basic {base64.b64encode(f'{self.USER}:{self.password}'.encode()).decode()}"
         index = self
 
@@ -35,8 +35,13 @@ class PrivateIndex(Index):
                     self.send_header("Content-Length", "0")
                     self.end_headers()
                     return
-                kind, body = index._answer(urlsplit(self.path).path)
-                self.send_response(200 if kind else 404)
+                path = urlsplit(self.path).path
+                fault = index.faults.get(Path(path).name.partition("-")[0])
+                if fault == 0:
+                    self.close_connection = True
+                    return
+                kind, body = index._answer(path)
+                self.send_response(fault or (200 if kind else 404))
                 self.send_header("Content-Type", kind or "text/plain")
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
@@ -72,7 +77,7 @@ class PrivateIndex(Index):
             ]
             return ("text/html", "<br>".join(links).encode()) if links else ("", b"")
         file = self.folder / Path(path).name
-        if path.startswith("/files/") and file.is_file() and file.name.partition("-")[0] not in self.broken:
+        if path.startswith("/files/") and file.is_file():
             return "application/octet-stream", file.read_bytes()
         return "", b""
 

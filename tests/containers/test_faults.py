@@ -6,6 +6,8 @@ Everything is real: servers, a Docker Engine, a registry with a line to it that 
 from __future__ import annotations
 
 import asyncio
+import gzip
+import json
 import os
 import random
 import re
@@ -13,8 +15,9 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +40,8 @@ WAYS = ["registry", "docker"]
 """Who makes images."""
 REQUIREMENTS = ["private-thing==1.0"]
 """Of every program here: one that only the private index has. So packages are fetched and packed once for all tests."""
+FAULTS = {"lost_thing": 404, "locked_thing": 403, "cut_thing": 0}
+"""Packages that the private index has, and does not give."""
 MAIN = """
 import private_thing
 
@@ -53,9 +58,13 @@ class Line(Relay):
 
     breaks_after: int | None = None
     """How many bytes of content go through, until this is None again."""
+    breaks_at: bytes | None = None
+    """What a request begins with that does not go through."""
 
     async def _take(self, reader: asyncio.StreamReader) -> bytes:
         data = await super()._take(reader)
+        if self.breaks_at is not None and re.match(self.breaks_at, data):
+            return b""
         if self.breaks_after is not None and len(data) > 4096:
             self.breaks_after = max(self.breaks_after - len(data), 0)
             if not self.breaks_after:
@@ -79,9 +88,7 @@ class House:
         """What was said of it."""
         said: list[str] = []
         declared = {"requirements": REQUIREMENTS, **manifest}
-        self.service.upload_program(
-            self.program(name, number, noise), name=name, log=said.append, **declared
-        )
+        self.service.upload_program(self.program(name, number, noise), name=name, log=said.append, **declared)
         return said
 
     def program(self, name: str, number: int, noise: bytes) -> Path:
@@ -129,8 +136,9 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateIndex]:
     """Servers that start from here on have its password in their environment."""
     with PrivateIndex(tmp_path_factory.mktemp("index") / "packages") as index, pytest.MonkeyPatch.context() as patch:
         index.wheel("private_thing", "1.0", source="THING = 41\n")
-        index.wheel("broken_thing", "1.0")
-        index.broken.add("broken_thing")
+        for name, fault in FAULTS.items():
+            index.wheel(name, "1.0")
+            index.faults[name] = fault
         patch.setenv("UV_INDEX", index.url)
         yield index
 
@@ -150,45 +158,57 @@ def line(registry: Hub) -> Iterator[Line]:
     loop.close()
 
 
-@pytest.fixture(scope="module")
-def place(base: str, registry: Hub, line: Line) -> str:
-    """The base image, as it is called over the line."""
-    return base.replace(registry.host, line.host)
+class Houses:
+    """One for each way, made when it is first asked for. What all of them need is packed once."""
 
+    def __init__(self, folder: Path, engine: Engine, hub: Hub, line: Line, base: str) -> None:
+        self.folder, self.engine, self.hub, self.line, self.base = folder, engine, hub, line, base
+        self.packed = folder / "packed"
+        self.packed.mkdir()
+        self._stack = ExitStack()
+        self._made: dict[str, House] = {}
 
-@pytest.fixture(scope="module")
-def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where layers are kept that every home needs."""
-    return tmp_path_factory.mktemp("packed")
-
-
-@pytest.fixture(scope="module", params=WAYS)
-def house(
-    request: pytest.FixtureRequest,
-    tmp_path_factory: pytest.TempPathFactory,
-    index: PrivateIndex,
-    engine: Engine,
-    registry: Hub,
-    line: Line,
-    place: str,
-    packed: Path,
-) -> Iterator[House]:
-    """A runtime in which everything has worked once."""
-    way: str = request.param
-    prefix = f"{line.host}/faults-{way}"
-    home = tmp_path_factory.mktemp(way) / "home"
-    furnish(home, packed)
-    with Runtime(
-        home, executor="docker", docker_host=engine.url, builder=way, registry=prefix, base_image=place
-    ) as runtime:
-        with runtime.service() as service:
-            house = House(way, runtime, service, prefix, registry, engine, line)
+    def house(self, way: str) -> House:
+        """A runtime in which everything has worked once."""
+        if way not in self._made:
+            prefix = f"{self.line.host}/faults-{way}"
+            home = self.folder / way / "home"
+            furnish(home, self.packed)
+            house = self.open(way, home, prefix)
             house.upload("first")
             house.runs("first")
             for file in (home / "layers").glob("packages-*"):
-                if not (packed / file.name).exists():
-                    os.link(file, packed / file.name)
-            yield house
+                if not (self.packed / file.name).exists():
+                    os.link(file, self.packed / file.name)
+            self._made[way] = house
+        return self._made[way]
+
+    def open(self, way: str, home: Path, prefix: str, stack: ExitStack | None = None, **settings: Any) -> House:
+        """A runtime of its own; it ends with the stack."""
+        stack = stack or self._stack
+        given = {"docker_host": self.engine.url, "registry": prefix, "base_image": self.base, **settings}
+        runtime = stack.enter_context(Runtime(home, executor="docker", builder=way, **given))
+        service = stack.enter_context(runtime.service())
+        return House(way, runtime, service, prefix, self.hub, self.engine, self.line)
+
+    def close(self) -> None:
+        self._stack.close()
+
+
+@pytest.fixture(scope="module")
+def houses(
+    tmp_path_factory: pytest.TempPathFactory, index: PrivateIndex, engine: Engine, registry: Hub, line: Line, base: str
+) -> Iterator[Houses]:
+    place = base.replace(registry.host, line.host)
+    engine.client.images.pull(place)
+    houses = Houses(tmp_path_factory.mktemp("houses"), engine, registry, line, place)
+    yield houses
+    houses.close()
+
+
+@pytest.fixture(scope="module", params=WAYS)
+def house(request: pytest.FixtureRequest, houses: Houses) -> House:
+    return houses.house(request.param)
 
 
 def furnish(home: Path, packed: Path, *, link: bool = False) -> None:
@@ -209,11 +229,14 @@ def noise(seed: int) -> bytes:
 
 
 def test_a_line_that_breaks_in_the_middle_of_a_push_leaves_nothing_and_the_next_upload_works(house: House) -> None:
-    house.line.breaks_after = 3 << 20
+    if house.way == "registry":
+        house.line.breaks_after = 3 << 20
+    else:  # which pushes a layer for a minute before it gives up, but a manifest once
+        house.line.breaks_at = rb"PUT /v2/\S+/manifests/"
     try:
         told = house.refused("broken-off", noise=noise(1))
     finally:
-        house.line.breaks_after = None
+        house.line.breaks_after = house.line.breaks_at = None
     assert "can't be pushed" in told
     assert "ask the operator to look at the registry" in told
     assert "mend the requirements" not in told
@@ -221,3 +244,192 @@ def test_a_line_that_breaks_in_the_middle_of_a_push_leaves_nothing_and_the_next_
     assert not any("is there already" in one for one in said)
     assert len(house.tags("broken-off")) == 1
     house.runs("broken-off")
+
+
+# --- the disk
+
+
+def test_a_home_whose_disk_is_full_says_so_keeps_no_draft_and_works_again_with_room(
+    houses: Houses, tmp_path: Path
+) -> None:
+    houses.house("registry")
+    disk = tmp_path / "home" / "layers"
+    disk.mkdir(parents=True, mode=0o700)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", disk], check=True)
+    with ExitStack() as stack:
+        stack.callback(subprocess.run, ["umount", disk], check=True)
+        furnish(tmp_path / "home", houses.packed, link=True)
+        small = houses.open("registry", tmp_path / "home", f"{houses.line.host}/small", stack)
+        told = small.refused("fills-the-home", noise=noise(2))
+        assert "No space left on device" in told
+        assert "ask the operator to make room on that disk" in told
+        assert "mend the requirements" not in told
+        told = small.refused("fetches-too-much", requirements=["six==1.16.0"])
+        assert "No space left on device" in told, told
+        assert "ask the operator to make room on that disk" in told
+        subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
+        small.upload("fills-the-home", noise=noise(2))
+        small.runs("fills-the-home")
+
+
+def test_an_engine_whose_disk_is_full_says_so_and_works_again_with_room(
+    houses: Houses, tmp_path: Path, base: str
+) -> None:
+    houses.house("registry")
+    furnish(tmp_path / "home", houses.packed)
+    with Engine(disk="400m") as own, ExitStack() as stack:
+        own.client.images.pull(base)
+        settings = {"docker_host": own.url, "registry": None, "base_image": base}
+        full = houses.open("docker", tmp_path / "home", "neartime.local", stack, **settings)
+        full.engine = own
+        told = full.refused("fills-the-engine")
+        assert "no space left on device" in told
+        assert "ask the operator to make room on that disk" in told
+        assert own.client.images.list("neartime.local/environments") == []
+        subprocess.run(["mount", "-o", "remount,size=3g", own.folder / "data"], check=True)
+        full.upload("fills-the-engine")
+        full.runs("fills-the-engine")
+
+
+# --- requirements
+
+
+def test_requirements_that_can_not_be_had_are_told_in_the_resolvers_words(house: House) -> None:
+    told = house.refused("wants-nothing-there", requirements=["there-is-no-such-package==9"])
+    assert "there-is-no-such-package was not found" in told
+    assert "mend the requirements and upload it again" in told
+    told = house.refused("contradicts-itself", requirements=["private-thing==1.0", "private-thing==2.0"])
+    assert "private-thing==1.0" in told and "private-thing==2.0" in told
+    assert "mend the requirements and upload it again" in told
+
+
+# --- images of others
+
+
+def image(house: House, name: str, **labels: str) -> str:
+    """An image on the base with these labels, in the registry; its reference."""
+    built = house.engine.client.containers.create(house.runtime.settings.base_image)
+    try:
+        repository, tag = f"{house.prefix}/{name}", "1"
+        changes = [f'LABEL neartime.{key}="{value}"' for key, value in labels.items()]
+        built.commit(repository, tag, changes=changes)
+    finally:
+        built.remove()
+    house.engine.client.images.push(repository, tag)
+    return f"{repository}:{tag}"
+
+
+def test_a_complete_image_without_a_runner_or_with_an_old_one_is_refused_with_the_remedy(house: House) -> None:
+    bare, old = image(house, "bare"), image(house, "old", contract="0")
+    told = house.refused("on-a-bare-image", image={"base": bare, "complete": True}, requirements=[])
+    assert "does not carry Neartime's runner" in told
+    assert "install neartime[runner] in it, and add to its Dockerfile: LABEL neartime.contract=" in told
+    told = house.refused("on-an-old-runner", image={"base": old, "complete": True}, requirements=[])
+    assert "the runner in" in told and "contract" in told
+    assert "install the neartime release of this server in it" in told
+
+
+def test_an_image_that_only_says_that_it_has_a_runner_fails_the_first_job_with_that_reason(house: House) -> None:
+    lying = image(house, "lying", contract="1")
+    house.upload("on-a-lying-image", image={"base": lying, "complete": True}, requirements=[])
+    job = house.service.run("on-a-lying-image", {}, {"backend": "aer"})
+    with pytest.raises(JobFailed, match="does not carry a runner that works; install neartime") as caught:
+        job.result(timeout=60)
+    assert caught.value.reason_code is ReasonCode.START_FAILED
+
+
+def test_an_image_that_has_no_such_name_or_is_not_there_is_refused(house: House) -> None:
+    told = house.refused("on-no-name", image={"base": "a::b"}, requirements=[])
+    assert "is no name of an image" in told
+    told = house.refused("on-no-image", image={"base": f"{house.prefix}/nothing:1"}, requirements=[])
+    assert f"{house.prefix}/nothing" in told
+
+
+# --- the same content
+
+
+def test_the_same_content_is_built_once_also_where_two_upload_it_at_once(house: House) -> None:
+    before = pushes(house, "the-same")
+    with ThreadPoolExecutor(3) as threads:
+        said = list(threads.map(lambda _: house.upload("the-same"), range(3)))
+    assert sum(any("building" in line or "pushing program" in line for line in one) for one in said) == 1
+    assert pushes(house, "the-same") - before == 1
+    again = house.upload("the-same")
+    assert not any(word in line for line in again for word in ("building", "pushing", "fetching", "packing"))
+    assert pushes(house, "the-same") - before == 1
+    assert len(house.tags("the-same")) == 1
+
+
+def pushes(house: House, name: str) -> int:
+    """How many manifests were pushed under a tag of a program."""
+    return len(
+        re.findall(rf'"PUT /v2/{house.prefix.partition("/")[2]}/{name}/manifests/[0-9a-f]{{64}} ', house.hub.log)
+    )
+
+
+# --- secrets
+
+
+def test_the_password_of_a_private_index_is_nowhere_but_in_the_servers_environment(
+    house: House, index: PrivateIndex
+) -> None:
+    said = house.upload("keeps-a-secret", 7)
+    errors = [house.refused("asks-in-vain", requirements=[*REQUIREMENTS, name]) for name in FAULTS]
+    assert all(name in error for name, error in zip(FAULTS, errors, strict=True)), errors
+    head = {"Authorization": f"Bearer {house.runtime.token}"}
+    with httpx.Client(base_url=f"{house.runtime.url}/api/v1", headers=head, trust_env=False) as client:
+        paths = [f"/programs/keeps-a-secret{what}" for what in ("", "/versions", "/sbom", "/data")]
+        answers = [client.get(path).raise_for_status().content for path in paths]
+    assert any(b"private-thing" in answer for answer in answers)
+    home = [path for path in house.runtime.home.rglob("*") if path.is_file() and path.parent.name != "layers"]
+    places: dict[str, Iterable[bytes]] = {
+        "what was said of the upload": [line.encode() for line in said],
+        "an error": [error.encode() for error in errors],
+        "an answer of the API": answers,
+        "the engine": of_engine(house, "keeps-a-secret"),
+        **{f"the image's {digest}": content for digest, content in of_registry(house, "keeps-a-secret")},
+        **{f"the home's {path.name}": [path.read_bytes()] for path in home},
+    }
+    assert [where for where, pieces in places.items() if told(pieces, index.secrets)] == []
+    assert told([f"x{index.url}x".encode()], index.secrets)
+
+
+def told(pieces: Iterable[bytes], words: list[bytes]) -> bool:
+    """Whether one of the words is in the pieces, put together."""
+    before = b""
+    for piece in pieces:
+        before += piece
+        if any(word in before for word in words):
+            return True
+        before = before[-256:]
+    return False
+
+
+def of_engine(house: House, name: str) -> list[bytes]:
+    """All that the engine says of a program's image, once it has one."""
+    house.runs(name, 7)
+    (digest,) = {one["Id"] for one in house.engine.client.api.images() if f"/{name}@" in str(one["RepoDigests"])}
+    api = house.engine.client.api
+    return [json.dumps([api.inspect_image(digest), api.history(digest)]).encode()]
+
+
+def of_registry(house: House, name: str) -> Iterator[tuple[str, Iterator[bytes]]]:
+    """Manifest, configuration and layers of a program's image, less its base's; layers as what was packed."""
+    repository, (tag,) = f"{house.prefix.partition('/')[2]}/{name}", house.tags(name)
+    blobs = house.hub.folder / "storage/docker/registry/v2/blobs/sha256"
+    link = house.hub.folder / f"storage/docker/registry/v2/repositories/{repository}/_manifests/tags/{tag}/current/link"
+    seen, waiting = set[str](), [link.read_text().strip()]
+    while waiting:
+        digest = waiting.pop()
+        seen.add(digest)
+        content = (blobs / digest[7:9] / digest[7:] / "data").open("rb")
+        if content.read(2) == b"\x1f\x8b":
+            content = gzip.GzipFile(content.name)
+        else:
+            content.seek(0)
+            text = content.read().decode()
+            waiting += [one for one in re.findall(r"sha256:[0-9a-f]{64}", text) if "layers" in json.loads(text)]
+            waiting = [one for one in waiting if one not in seen and (blobs / one[7:9] / one[7:]).is_dir()]
+            content.seek(0)
+        yield digest, iter(lambda: content.read(1 << 20), b"")
+    assert len(seen) >= 5, seen

@@ -13,7 +13,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, Protocol
 
+from neartime.contract.problem import ErrorCode
 from neartime.contract.programs import Manifest
+from neartime.errors import InvalidReference
+from neartime.oci import Reference
 from neartime_server.builder import needs, uv
 from neartime_server.builder.images.layers import Layer, Layers
 from neartime_server.builder.images.recipe import LABEL, PACKAGES, PROGRAM, RUNNER, Base, Recipe
@@ -23,7 +26,7 @@ from neartime_server.builder.programs import materialize
 from neartime_server.builder.protocol import Built, Source, Tell, tell_nobody
 from neartime_server.builder.remedies import solution_of
 from neartime_server.builder.uv import Interpreter, Target
-from neartime_server.errors import BuildFailed
+from neartime_server.errors import BuildFailed, Refused
 
 log = logging.getLogger(__name__)
 
@@ -132,7 +135,7 @@ class ImageBuilder:
 
     async def _base_of(self, manifest: Manifest) -> Base:
         if manifest.image is not None:
-            reference, complete = manifest.image.base, manifest.image.complete
+            reference, complete = _named(manifest.image.base), manifest.image.complete
         else:
             reference, complete = self._base.format(python=await self._minor(manifest)), False
         pinned, config = await self._maker.base(reference)
@@ -232,6 +235,13 @@ class ImageBuilder:
 
 def _built(environment: str, lock: str | None, python: str, image: str) -> Built:
     return Built(environment, lock, Path(python), str(PROGRAM), image)
+
+
+def _named(reference: str) -> str:
+    try:
+        return str(Reference.parse(reference))
+    except InvalidReference as error:
+        raise Refused.of(422, ErrorCode.UNSUPPORTED_IMAGE, str(error), path="manifest.image") from error
 
 
 def _runs_on(manifest: Manifest, minor: str) -> bool:
