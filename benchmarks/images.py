@@ -21,6 +21,8 @@ from neartime_server.testing import Runtime
 TESTS = Path(__file__).parents[1] / "tests"
 UPLOADS = 5
 JOBS = 7
+PAUSE = 1.0
+"""Seconds before each sample, in which the one before has been cleared away: an image pulled, a container removed."""
 IMPORT = "import qiskit, qiskit_aer"
 PROGRAM = """
 # {line}
@@ -55,9 +57,11 @@ def images(_: Runtime) -> list[Row]:
                 uploads[builder] = repeat(UPLOADS, _Uploading(service), f"{builder}: upload")
                 if builder == "docker":
                     floor = _by_hand(engine, prefix)
-                    jobs = repeat(JOBS, lambda: _job(service), "a job by itself")
                     image = _newest(engine, f"{prefix}/line")
-                    runs = repeat(JOBS, partial(_run, engine, image), "docker run")
+                    jobs, runs = [], []
+                    for _ in range(JOBS):  # in turn: the machine is others', too
+                        jobs += repeat(1, lambda: _job(service), "a job by itself")
+                        runs += repeat(1, partial(_run, engine, image), "docker run")
         of = "docker build + push"
         rows.append(row("change a line, upload: `registry` builder", uploads["registry"], "ms", of, floor, ratio=0.5))
         rows.append(row("change a line, upload: `docker` builder", uploads["docker"], "ms", of, floor, ratio=1.5))
@@ -73,6 +77,7 @@ class _Uploading:
 
     def __call__(self) -> float:
         self._line += 1
+        time.sleep(PAUSE)
         return _upload(self._service, self._line)
 
 
@@ -93,6 +98,7 @@ def _by_hand(engine: Any, prefix: str) -> list[float]:
 
         def once() -> float:
             (context / "program.py").write_text(PROGRAM.format(line=time.time()))
+            time.sleep(PAUSE)
             began = time.perf_counter()
             _docker(engine, "build", "--quiet", "--tag", f"{prefix}/by-hand:1", folder)
             _docker(engine, "push", "--quiet", f"{prefix}/by-hand:1")
@@ -103,12 +109,14 @@ def _by_hand(engine: Any, prefix: str) -> list[float]:
 
 
 def _job(service: RuntimeService) -> float:
+    time.sleep(PAUSE)
     began = time.perf_counter()
     service.run("line", {}, {"backend": "aer"}).result(timeout=120)
     return (time.perf_counter() - began) * 1e3
 
 
 def _run(engine: Any, image: str) -> float:
+    time.sleep(PAUSE)
     began = time.perf_counter()
     _docker(engine, "run", "--rm", "--network", "none", image, "python3", "-c", IMPORT)
     return (time.perf_counter() - began) * 1e3

@@ -12,6 +12,7 @@ import gc
 import importlib
 import importlib.metadata
 import importlib.util
+from collections.abc import Sequence
 from contextlib import suppress
 
 OWN = (
@@ -44,6 +45,8 @@ SCIENCE = (
     "cloudpickle",
 )
 """Loaded where they are installed, each with what a program most often imports of it."""
+FIRST = ("qiskit", "qiskit_aer")
+"""What a worker loads that nobody has made ready: its first job waits for it."""
 STATED = ("qiskit", "qiskit-aer", "numpy", "cloudpickle")
 _loaded = False
 
@@ -62,14 +65,25 @@ def preload() -> None:
     _loaded = True
     for name in OWN:
         importlib.import_module(name)
-    for name in SCIENCE:
+    _load(SCIENCE)
+    _find_plugins()
+    gc.collect()
+    gc.freeze()  # a collection in a child would write to every page that it shares with the zygote
+
+
+def preload_first() -> None:
+    """Import what nearly every program needs, and nothing that some can do without: `preload` where there is time."""
+    if not _loaded:
+        _load(FIRST)
+        gc.freeze()
+
+
+def _load(names: Sequence[str]) -> None:
+    for name in names:
         if importlib.util.find_spec(name.partition(".")[0]) is None:
             continue
         with suppress(ModuleNotFoundError):  # of an optional part, or of a release that has no such module
             importlib.import_module(name)
-    _find_plugins()
-    gc.collect()
-    gc.freeze()  # a collection in a child would write to every page that it shares with the zygote
 
 
 def _find_plugins() -> None:

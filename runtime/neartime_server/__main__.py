@@ -36,6 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     door.add_argument("--home", type=Path, help="the runtime's folder, by which its processes can be found")
     door.add_argument("--alone", type=float, default=900, help="seconds without a connection after which it ends (900)")
+    commands.add_parser("check", help="look at what the settings name for containers; prints JSON")
     commands.add_parser("admin", help="instances, users and tokens", add_help=False)
     options, rest = parser.parse_known_args(arguments)
     if rest and options.command != "admin":
@@ -50,6 +51,11 @@ def main(arguments: list[str] | None = None) -> int:
             from neartime_server.executors import door as doors
 
             return doors.serve(options.socket, options.to, options.alone)
+        if options.command == "check":
+            from neartime_server.containers import check
+
+            print(json.dumps(check(Settings.read())))
+            return 0
         if options.command == "up":
             from neartime_server.embedded.commands import up as bring_up
 

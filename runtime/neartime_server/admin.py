@@ -1,4 +1,4 @@
-"""`neartime admin instance|user|token ...`: on the store itself, so that it works without a server too.
+"""`neartime admin instance|user|token|prune ...`: on the store itself, so that it works without a server too.
 
 A user is a name within an instance that tokens carry. A token is shown when it is made, and never again.
 A token that was ended is refused by a running server within three seconds.
@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 
 from neartime_server.bus import Keys
 from neartime_server.errors import AdminError
+from neartime_server.pruning import IDLE, prune
 from neartime_server.settings import Settings
 from neartime_server.store import Store, instances, tokens
 from neartime_server.store.engine import utc, utc_now
@@ -24,6 +25,7 @@ class Admin:
     """What an operator can do to instances and tokens."""
 
     def __init__(self, settings: Settings) -> None:
+        self._settings = settings
         self._keys = Keys.load(settings.secret_path, create=True)
         self._store = Store(settings.database_url)
         self._store.migrate()
@@ -82,6 +84,10 @@ class Admin:
             )
         return count
 
+    def prune(self, *, remove: bool, idle: float = IDLE, as_json: bool = False) -> int:
+        """Tells what no program version needs, and removes it where that is wanted. Returns an exit status."""
+        return prune(self._settings, self._store, remove=remove, idle=idle, as_json=as_json)
+
     def _instance(self, name: str) -> Instance:
         found = self._store.transact(
             lambda connection: instances.by_name(connection, name) or instances.by_id(connection, name)
@@ -101,6 +107,8 @@ def main(arguments: list[str]) -> int:
     admin = Admin(Settings.read())
     try:
         match options.noun, options.verb:
+            case "prune", _:
+                return admin.prune(remove=options.delete, idle=options.idle, as_json=options.json)
             case "instance", "create":
                 print(admin.create_instance(options.name, options.weight))
             case "instance", "weigh":
@@ -166,6 +174,17 @@ def _parser() -> argparse.ArgumentParser:
         if verb != "end":
             weight = "its part of a busy backend, beside others' (1)"
             made.add_argument("--weight", type=_weight, default=1.0, required=verb == "weigh", help=weight)
+    pruning = nouns.add_parser(
+        "prune",
+        help="environments, unpacked programs, layers and images that no program version needs",
+        description="Tells what was made for program versions and is of none any more: of programs that were deleted, "
+        "and of no job or worker that has not ended. It touches nothing that Neartime has not made.",
+    )
+    pruning.set_defaults(verb=None)
+    pruning.add_argument("--delete", action="store_true", help="remove them; without it they are only told")
+    idle = "seconds that a thing has to have been unused (3600)"
+    pruning.add_argument("--idle", type=float, default=IDLE, metavar="SECONDS", help=idle)
+    pruning.add_argument("--json", action="store_true")
     limit = instance.add_parser("limit", help="limits of its own, in place of the server's settings")
     limit.add_argument("name")
     for one in _LIMITS:

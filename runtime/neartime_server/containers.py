@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from contextlib import AsyncExitStack
+from typing import Any, Final
 
 import docker
 from docker.errors import DockerException
 
-from neartime.errors import NeartimeError
-from neartime.oci import Credentials, Registry
+from neartime.errors import NeartimeError, NotInRegistry
+from neartime.oci import Credentials, Reference, Registry
+from neartime_server.builder import uv
 from neartime_server.builder.images import ImageBuilder, ImageMaker
 from neartime_server.builder.images.engine import EngineMaker
-from neartime_server.builder.images.registry import RegistryMaker
-from neartime_server.errors import ConfigurationError
+from neartime_server.builder.images.prune import in_engine, in_registry
+from neartime_server.builder.images.recipe import Base
+from neartime_server.builder.images.registry import ENVIRONMENTS, RegistryMaker
+from neartime_server.builder.prune import Needed, Unneeded
+from neartime_server.errors import BuildFailed, ConfigurationError, Refused
 from neartime_server.executors import Executor
-from neartime_server.executors.docker import DockerExecutor
+from neartime_server.executors.docker import DockerExecutor, mark
 from neartime_server.settings import Settings
+
+_HELD: Final = {"memory": "MemoryLimit", "processes": "PidsLimit", "cores": "CpuCfsQuota"}
+"""What the engine says it can hold containers to. Source: Docker Engine API 1.41, GET /info."""
 
 
 def executor(settings: Settings) -> Executor:
@@ -45,7 +55,8 @@ def _maker(settings: Settings) -> ImageMaker:
     chosen = settings.builder or ("registry" if settings.registry else "docker")
     try:
         if chosen == "docker":
-            return EngineMaker(engine(settings), settings.registry, _credentials(settings))
+            client, credentials = engine(settings), _credentials(settings)
+            return EngineMaker(client, _prefix(settings), credentials, pushes=settings.registry is not None)
         if chosen != "registry":
             raise ConfigurationError(f"NEARTIME_BUILDER={chosen!r}: expected registry or docker")
         if settings.registry is None:
@@ -53,6 +64,68 @@ def _maker(settings: Settings) -> ImageMaker:
         return RegistryMaker(registry(settings), settings.registry)
     except NeartimeError as error:
         raise ConfigurationError(f"NEARTIME_REGISTRY={settings.registry!r}: {error}") from error
+
+
+def check(settings: Settings) -> list[dict[str, Any]]:
+    """What there is of that which the settings name: rows of `name`, `ok`, `found` and `remedy`."""
+    return asyncio.run(_check(settings))
+
+
+async def _check(settings: Settings) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+
+    def told(name: str, ok: bool, found: str, remedy: str = "") -> None:
+        rows.append({"name": name, "ok": ok, "found": found, "remedy": remedy})
+
+    try:
+        client = engine(settings)
+        said = client.info()
+        client.close()
+        unheld = [what for what, key in _HELD.items() if not said.get(key)]
+        remedy = f"it can't hold containers to their {', '.join(unheld)}: enable these control groups" if unheld else ""
+        told("Docker Engine", not unheld, f"{said['ServerVersion']}, {said['Driver']}", remedy)
+    except ConfigurationError as error:
+        told("Docker Engine", False, str(error))
+    if settings.registry is not None:
+        async with registry(settings) as hub:
+            try:
+                with contextlib.suppress(NotInRegistry):
+                    await hub.tags(Reference.parse(f"{settings.registry}/{ENVIRONMENTS}"))
+                told("registry", True, settings.registry)
+            except NeartimeError as error:
+                told("registry", False, str(error), "see NEARTIME_REGISTRY and the settings beside it")
+    try:
+        maker = _maker(settings)
+        name = settings.base_image.format(python=uv.this_python().minor)
+        try:
+            pinned, config = await maker.base(name)
+            told("base image", True, f"{name}, Python {Base.of(pinned, config, complete=False).minor}")
+        finally:
+            await maker.close()
+    except (ConfigurationError, BuildFailed, Refused) as error:
+        told("base image", False, str(error), "see NEARTIME_BASE_IMAGE")
+    return rows
+
+
+async def unneeded(settings: Settings, stack: AsyncExitStack, needed: Needed, idle: float) -> list[Unneeded]:
+    """Images that no version needs; they can be removed until the stack is left.
+
+    Raises:
+        ConfigurationError, RegistryError, BuildFailed: registry or engine can't be asked.
+    """
+    client = engine(settings)
+    stack.callback(client.close)
+    found = await in_engine(client, _prefix(settings), needed, idle)
+    if settings.registry is not None:
+        hub = await stack.enter_async_context(registry(settings))
+        found += await in_registry(hub, settings.registry, needed)
+    return found
+
+
+def _prefix(settings: Settings) -> str:
+    """What images' names begin with. Those that go to no registry have one that no registry can have, and the home's
+    mark: others may use the same engine."""
+    return settings.registry or f"neartime.local/{mark(settings.home)}"
 
 
 def registry(settings: Settings) -> Registry:

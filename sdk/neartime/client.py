@@ -115,10 +115,12 @@ class RuntimeService:
         *,
         description: str | None = None,
         is_public: bool | None = None,
+        log: Callable[[str], None] | None = None,
         **overrides: Any,
     ) -> None:
         """Makes a new version of a program (an id or a name) from `data`; without it, changes description or
-        visibility of the program that there is. Jobs that were accepted keep their version."""
+        visibility of the program that there is. Jobs that were accepted keep their version. `log` is called with each
+        line of the build's log."""
         if data is None:
             metadata = _metadata(metadata)
             unknown = sorted((set(metadata) | set(overrides)) - {"description", "is_public"})
@@ -136,7 +138,7 @@ class RuntimeService:
         if description is not None:
             overrides["description"] = description
         overrides.setdefault("name", self._connection().program(program_id, refresh=True).name)
-        self._upload("PATCH", f"/programs/{segment(program_id)}", data, metadata, is_public, overrides)
+        self._upload("PATCH", f"/programs/{segment(program_id)}", data, metadata, is_public, overrides, log)
 
     def _upload(
         self,
@@ -157,7 +159,7 @@ class RuntimeService:
         body = package.to_upload(is_public).model_dump(mode="json", exclude_none=True)
         connection = self._connection()
         if log is not None:
-            answer = connection.run(connection.transport.told(path, body, log))
+            answer = connection.run(connection.transport.told(method, path, body, log))
         else:
             answer = connection.json(method, path, body, long=True)
         view = ProgramView.model_validate(answer)

@@ -153,8 +153,8 @@ class Transport:
 
         return await self._persist(attempt, f"{method} {path}", method in _REPEATABLE or key is not None)
 
-    async def told(self, path: str, body: Any, tell: Callable[[str], None]) -> Any:
-        """The JSON of the answer to a POST that takes long; `tell` hears its log meanwhile, line by line.
+    async def told(self, method: str, path: str, body: Any, tell: Callable[[str], None]) -> Any:
+        """The JSON of the answer to a request that takes long; `tell` hears its log meanwhile, line by line.
 
         Where the connection breaks, it is asked again under the same key, and the log begins anew.
 
@@ -164,7 +164,7 @@ class Transport:
         content, key = json.dumps(body).encode(), new_id()
 
         async def attempt(number: int) -> Any:
-            async with self._send("POST", path, content, None, key, True, accept=LINES) as response:
+            async with self._send(method, path, content, None, key, True, accept=LINES) as response:
                 if response.headers.get("content-type") != LINES:
                     answer = await response.aread()
                     self._check(response, answer)

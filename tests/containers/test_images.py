@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import docker
 import pytest
 from engine import Engine
+from registries import Authority
 from registries import Registry as Hub
 from uploads import archive
 
@@ -37,12 +40,6 @@ def source(number: int = 1, name: str = "program", **manifest: Any) -> Source:
     return Source(declared, digest(declared, packaging.read_files(zipped)), read)
 
 
-@pytest.fixture(scope="session")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One for all, so that packages are fetched once."""
-    return tmp_path_factory.mktemp("images")
-
-
 @pytest.fixture(params=["registry", "docker", "docker alone"])
 async def builder(
     request: pytest.FixtureRequest, engine: Engine, registry: Hub, base: str, home: Path
@@ -54,11 +51,13 @@ async def builder(
 
 
 def building(way: str, engine: Engine, registry: Hub, base: str, home: Path) -> ImageBuilder:
-    prefix = f"{registry.host}/{way}" if way != "docker alone" else None
+    prefix = f"{registry.host}/{way}" if way != "docker alone" else "neartime.local/test"
     maker: ImageMaker = (
         RegistryMaker(Registry(patience=2), f"{registry.host}/registry")
         if way == "registry"
-        else EngineMaker(docker.DockerClient(engine.url, timeout=120), prefix, Credentials())
+        else EngineMaker(
+            docker.DockerClient(engine.url, timeout=120), prefix, Credentials(), pushes=way != "docker alone"
+        )
     )
     return ImageBuilder(home, maker, base)
 
@@ -165,3 +164,35 @@ async def test_a_registry_that_is_down_leaves_nothing_half_made(
         assert (await own.build(source(5), said.append)).image
         assert not any("is there already" in line for line in said)
         await own.close()
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("kind", ["locked_registry", "token_registry"])
+@pytest.mark.parametrize("way", ["registry", "docker"])
+async def test_a_registry_with_tls_and_a_password_takes_images_of_those_who_know_it(
+    request: pytest.FixtureRequest, way: str, kind: str, engine: Engine, base: str, home: Path, tmp_path: Path
+) -> None:
+    hub: Hub = request.getfixturevalue(kind)
+    authority: Authority = request.getfixturevalue("authority")
+    known = tmp_path / "config.json"
+    known.write_text(json.dumps({"auths": {hub.host: {"auth": base64.b64encode(b"neartime:secret").decode()}}}))
+
+    def builder(credentials: Credentials) -> ImageBuilder:
+        client = docker.DockerClient(engine.url, timeout=120)
+        maker: ImageMaker = (
+            RegistryMaker(Registry(credentials, ca=authority.certificate, patience=2), f"{hub.host}/{way}")
+            if way == "registry"
+            else EngineMaker(client, f"{hub.host}/{way}", credentials)
+        )
+        return ImageBuilder(home, maker, base)
+
+    unknown = builder(Credentials())
+    with pytest.raises(BuildFailed, match=r"(?i)unauthorized|credential|denied|no basic auth"):
+        await unknown.build(source(50, name="locked"))
+    await unknown.close()
+    admitted = builder(Credentials.read(known))
+    built = await admitted.build(source(50, name="locked"))
+    await admitted.close()
+    assert built.image is not None
+    async with Registry(Credentials.read(known), ca=authority.certificate) as client:
+        assert (await client.image(Reference.parse(built.image))).labels["neartime.python-version"] == "3.11"

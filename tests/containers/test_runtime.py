@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -63,3 +67,53 @@ def test_the_vqe_template_runs_in_a_container(service: RuntimeService) -> None:
     job = service.run("vqe", {"maxiter": 5}, {"backend": "aer"}, callback=lambda _, value: heard.append(value))
     assert job.result(timeout=180) is not None
     assert heard
+
+
+def environment(runtime: Runtime) -> dict[str, str]:
+    """In which commands find the runtime."""
+    names = ("home", "executor", "docker_host", "registry", "base_image")
+    settings = {f"NEARTIME_{name.upper()}": str(getattr(runtime.settings, name)) for name in names}
+    return {**os.environ, **settings, "NEARTIME_URL": runtime.url, "NEARTIME_TOKEN": runtime.token}
+
+
+def prune(runtime: Runtime, *options: str) -> list[dict[str, Any]]:
+    """What the command tells, of a runtime that is up."""
+    command = [sys.executable, "-m", "neartime_server", "admin", "prune", "--idle", "0", "--json", *options]
+    done = subprocess.run(command, env=environment(runtime), check=True, stdout=subprocess.PIPE, text=True)
+    rows: list[dict[str, Any]] = json.loads(done.stdout)
+    return rows
+
+
+@pytest.mark.timeout(400)
+def test_what_a_deleted_program_leaves_is_pruned_when_it_is_asked_for(
+    service: RuntimeService, contained: Runtime
+) -> None:
+    code = "def main(backend, user_messenger):\n    return 'here'\n"
+    service.upload_program(code, name="kept")
+    service.upload_program(code, name="gone")
+    assert service.run("gone", {}, {"backend": "aer"}).result(timeout=120) == "here"
+    assert not [row for row in prune(contained) if "/gone@" in row["name"] or "/kept@" in row["name"]]
+    service.delete_program("gone")
+    told = prune(contained)
+    assert [row["state"] for row in told if "/gone@" in row["name"]] == ["unneeded"] * 2  # in the registry, and pulled
+    assert told == prune(contained)
+    assert {row["state"] for row in prune(contained, "--delete")} == {"removed"}
+    assert prune(contained) == []
+    assert service.run("kept", {}, {"backend": "aer"}).result(timeout=120) == "here"
+    service.upload_program(code, name="gone")
+    assert service.run("gone", {}, {"backend": "aer"}).result(timeout=120) == "here"
+
+
+def test_the_doctor_looks_at_what_containers_need(contained: Runtime) -> None:
+    def said(**changes: str) -> dict[str, tuple[bool, str]]:
+        command = [sys.executable, "-c", "from neartime.cli import main; main()", "doctor", "--json"]
+        found = {**environment(contained), **changes}
+        done = subprocess.run(command, env=found, stdout=subprocess.PIPE, text=True, timeout=100)
+        return {row["name"]: (row["ok"], row["found"]) for row in json.loads(done.stdout)}
+
+    rows = said()
+    assert [rows[name][0] for name in ("Docker Engine", "registry", "base image")] == [True] * 3
+    assert rows["base image"][1].endswith("Python 3.11")
+    rows = said(NEARTIME_REGISTRY="127.0.0.1:9/lab", NEARTIME_DOCKER_HOST="unix:///nowhere.sock")
+    assert [rows[name][0] for name in ("Docker Engine", "registry")] == [False] * 2
+    assert "/nowhere.sock" in rows["Docker Engine"][1]

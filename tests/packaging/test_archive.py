@@ -122,7 +122,11 @@ def test_more_files_than_are_taken_are_refused_before_they_are_read() -> None:
     assert time.monotonic() - start < 0.5
 
 
-@pytest.mark.parametrize("data", [b"", b"no zip", b"PK\x03\x04", zipped([("a", b"abc")])[:-30]])
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"no zip", b"PK\x03\x04", zipped([("a", b"abc")])[:-30]],
+    ids=["nothing", "text", "a beginning", "without its end"],  # a zip has the time in it
+)
 def test_what_is_no_zip_is_refused(data: bytes) -> None:
     assert faults(data)[0].startswith("data: is no zip archive")
 

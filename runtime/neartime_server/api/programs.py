@@ -16,7 +16,7 @@ from neartime.contract.programs import ProgramPage, ProgramUpload, ProgramView, 
 from neartime_server.api import uploads
 from neartime_server.api.services import JSON, Caller, Here, OnceKey, Services, earlier, remembering
 from neartime_server.api.told import told
-from neartime_server.builder import Built, Source, Tell, tell_nobody
+from neartime_server.builder import Built, Source, Tell
 from neartime_server.builder.sbom import MEDIA_TYPE as SBOM
 from neartime_server.builder.sbom import of_lock as bill_of_materials
 from neartime_server.errors import BuildFailed, Refused
@@ -111,8 +111,9 @@ async def sbom(program_id: str, here: Here, caller: Caller, version: str | None 
 
 
 @router.patch("/{program_id}", response_model=ProgramView)
-async def update(program_id: str, body: ProgramUpload, here: Here, caller: Caller) -> Response:
-    """Change a program. New manifest, data, cost or spec make a new version; jobs that were accepted keep theirs."""
+async def update(program_id: str, body: ProgramUpload, request: Request, here: Here, caller: Caller) -> Response:
+    """Change a program. New manifest, data, cost or spec make a new version; jobs that were accepted keep theirs.
+    A client that accepts `application/x-ndjson` hears the build's log."""
     program = await _own(here, caller.instance_id, program_id)
     if body.name is not None and ibm.slug(body.name) != program.name:
         raise Refused.of(
@@ -120,7 +121,7 @@ async def update(program_id: str, body: ProgramUpload, here: Here, caller: Calle
         )
     makes_version = any(value is not None for value in (body.manifest, body.data, body.cost, body.spec))
     if makes_version:
-        return await _new_version(here, caller.instance_id, program, body)
+        return await _new_version(request, here, caller.instance_id, program, body)
 
     def change(connection: Connection) -> Program | None:
         programs.change(connection, program.id, description=body.description, is_public=body.is_public)
@@ -149,7 +150,7 @@ async def replace_data(program_id: str, request: Request, here: Here, caller: Ca
     """A new version with the same manifest and another archive: the body is the zip as it is."""
     program = await _own(here, caller.instance_id, program_id)
     data = base64.b64encode(await request.body()).decode()
-    return await _new_version(here, caller.instance_id, program, ProgramUpload(data=data))
+    return await _new_version(request, here, caller.instance_id, program, ProgramUpload(data=data))
 
 
 @router.put("/{program_id}/public", status_code=204)
@@ -172,7 +173,7 @@ async def delete(program_id: str, here: Here, caller: Caller) -> Response:
     return Response(status_code=204)
 
 
-async def _build(here: Services, checked: uploads.Upload, tell: Tell = tell_nobody) -> Built:
+async def _build(here: Services, checked: uploads.Upload, tell: Tell) -> Built:
     """Make what the version runs in, unless it is there."""
 
     async def archive() -> bytes:
@@ -199,19 +200,25 @@ def _stored(connection: Connection, checked: uploads.Upload, built: Built) -> pr
     return programs.NewVersion(checked.manifest, checked.digest, archive, built.digest, built.lock, built.image)
 
 
-async def _new_version(here: Services, instance_id: str, program: Program, body: ProgramUpload) -> Response:
+async def _new_version(
+    request: Request, here: Services, instance_id: str, program: Program, body: ProgramUpload
+) -> Response:
     archive = await here.store.read(lambda connection: blobs.get(connection, program.version.archive))
     checked = await asyncio.to_thread(uploads.check, body, (program, archive))
-    built = await _build(here, checked)
 
-    def save(connection: Connection) -> Program | None:
-        stored = _stored(connection, checked, built)
-        saved, _ = programs.save(connection, instance_id, stored, body.is_public)
-        if body.description is not None:
-            programs.change(connection, saved.id, description=body.description)
-        return programs.find(connection, instance_id, saved.id)
+    async def work(tell: Tell) -> Response:
+        built = await _build(here, checked, tell)
 
-    return _shown(await here.store.run(save), program.name)
+        def save(connection: Connection) -> Program | None:
+            stored = _stored(connection, checked, built)
+            saved, _ = programs.save(connection, instance_id, stored, body.is_public)
+            if body.description is not None:
+                programs.change(connection, saved.id, description=body.description)
+            return programs.find(connection, instance_id, saved.id)
+
+        return _shown(await here.store.run(save), program.name)
+
+    return await told(request, work)
 
 
 async def _set_public(here: Services, instance_id: str, program_id: str, is_public: bool) -> Response:

@@ -22,6 +22,7 @@ from neartime_server.builder import needs, uv
 from neartime_server.builder.locks import Locks
 from neartime_server.builder.once import Once
 from neartime_server.builder.protocol import Tell, tell_nobody
+from neartime_server.builder.prune import touch
 from neartime_server.builder.uv import Interpreter
 from neartime_server.errors import BuildFailed
 
@@ -68,6 +69,7 @@ class Environments:
         if not requirements and pythons.contains(str(self._here.version), prereleases=True):
             return self._own
         if lock is not None and (kept := await self._kept(lock)) is not None:
+            touch(kept.python.parent.parent)
             return kept
         interpreter = await self._interpreter(manifest, pythons, lock)
         if lock is None or not needs.serves(lock, interpreter.minor):
@@ -79,6 +81,7 @@ class Environments:
             tell(f"making the environment {digest[:19]} of {len(needs.pinned(lock))} packages")
             made = await self._once(digest, lambda: self._make(digest, interpreter, lock))
             self._made[digest] = made
+        touch(made.python.parent.parent)
         return made
 
     async def close(self) -> None:

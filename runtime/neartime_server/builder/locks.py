@@ -64,6 +64,9 @@ class Locks:
             return known.read_text()
         known.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         draft = known.with_name(f".draft-{secrets.token_hex(4)}")
-        draft.write_text(lock)
-        draft.replace(known)
+        try:
+            draft.write_text(lock)
+            draft.replace(known)
+        finally:
+            draft.unlink(missing_ok=True)
         return lock

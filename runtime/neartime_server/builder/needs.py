@@ -29,6 +29,8 @@ from neartime_server.errors import BuildFailed, Refused
 QISKIT_FLOOR: Final = Version("1.4.2")
 """Before it, loading a crafted circuit file evaluated text that is in it."""
 PYTHON_FLOOR: Final = Version("3.10")
+MINORS: Final = ("3.14", "3.13", "3.12", "3.11", "3.10")
+"""Of Python, that programs can run on."""
 PACKAGES: Final = ("neartime", "neartime_runner", "nkeys")
 """What is linked. The index has nkeys as a source distribution alone, and those are not built; it is pure Python."""
 _LINKED: Final = ("neartime", "nkeys")
@@ -200,6 +202,11 @@ def runner_digest() -> str:
             if file.is_file() and "__pycache__" not in file.parts:
                 found.update(f"{source.name}/{file.relative_to(source)}\0".encode() + file.read_bytes())
     return found.hexdigest()
+
+
+def runner_layer(minor: str) -> str:
+    """What the layer with Neartime's packages is called for a minor version of Python: 64 hexadecimal digits."""
+    return hashlib.sha256(f"{minor} {runner_digest()}".encode()).hexdigest()
 
 
 def _sources() -> list[Path]:

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from neartime.packaging.archive import MAX_FILES, MAX_UNPACKED
+from neartime_server.builder.prune import touch
 from neartime_server.errors import BuildFailed
 
 _FAULTS: Final = (
@@ -36,6 +37,7 @@ def materialize(home: Path, digest: str, archive: bytes) -> Path:
     """
     folder = place_of(home, digest)
     if folder.is_dir():
+        touch(folder)
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     draft = folder.with_name(f".draft-{secrets.token_hex(8)}")

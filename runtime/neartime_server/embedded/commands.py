@@ -29,7 +29,7 @@ from neartime_server.embedded.watchdog import (
     prepare_home,
     read_up,
 )
-from neartime_server.errors import ConfigurationError
+from neartime_server.errors import ConfigurationError, ExecutorError
 from neartime_server.settings import Settings
 
 _READY = "ready"
@@ -60,13 +60,15 @@ def up(port: int | None = None, *, foreground: bool = False, ready_fd: int | Non
         "logs": str(settings.home / "logs"),
         "token_file": str(settings.home / "token"),
         "already": already is not None,
+        "executor": settings.executor,
         "version": told.version,
     }
 
 
 def down() -> dict[str, Any]:
     """End all that runs in the home: API server, workers, NATS server, watchdog. Returns what was ended."""
-    home = Settings.read().home
+    settings = Settings.read()
+    home = settings.home
     if not home.exists():
         return {"home": str(home), "ended": []}
     prepare_home(home)
@@ -85,9 +87,22 @@ def down() -> dict[str, Any]:
         else:
             ended += end_servers(home, workers=True)
         processes.end_runners(home, RUNNER_GRACE)
+        workers += _end_containers(settings)
     if workers:
         ended.append(f"{workers} process{'es' if workers > 1 else ''} of workers")
     return {"home": str(home), "ended": ended}
+
+
+def _end_containers(settings: Settings) -> int:
+    """Ends workers in containers that no server was there to end. Returns how many there were."""
+    if settings.executor != "docker":
+        return 0
+    from neartime_server.executors.docker import end_all
+
+    try:
+        return end_all(settings.home, RUNNER_GRACE, url=settings.docker_host)
+    except ExecutorError as error:
+        raise ConfigurationError(str(error)) from error
 
 
 @contextmanager

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import json
 import logging
 import math
 import os
@@ -36,6 +35,8 @@ from neartime.contract.programs import Manifest, Resources
 from neartime.contract.version import incompatible
 from neartime_server.errors import ExecutorError
 from neartime_server.executors import addresses, door, reasons
+from neartime_server.executors.images import Images, said
+from neartime_server.executors.listener import Listener
 from neartime_server.executors.protocol import Exited, Observed, Place, Running, Synced
 
 log = logging.getLogger(__name__)
@@ -55,8 +56,6 @@ INSIDE: Final = "/run/neartime"
 """Where a container has the folder of its door."""
 CALL_SECONDS: Final = 60.0
 """How long the engine may take to answer a call."""
-CHECK_SECONDS: Final = 60.0
-"""How long an image's runner may take to say its version, on a busy machine."""
 END_MARGIN: Final = 10.0
 """Seconds beyond its grace in which a worker that was ended must be gone."""
 STALE_SECONDS: Final = 300.0
@@ -87,8 +86,9 @@ class DockerExecutor:
                 the URL that workers are given. None: workers have no network, and a door to NATS.
             credentials: `username` and `password` for a registry by its host; None for what Docker's own settings say.
         """
-        self._home, self._url, self._network, self._credentials = home.resolve(), url, network, credentials
-        self._mark = _mark(home)
+        self._home, self._url, self._network = home.resolve(), url, network
+        self._mark = mark(home)
+        self._images = Images(self._home, self._engine, credentials, self._powerless)
         self._threads = ThreadPoolExecutor(THREADS, "docker")
         self._client: docker.DockerClient | None = None
         self._connecting = threading.Lock()
@@ -98,7 +98,7 @@ class DockerExecutor:
         self._stopped: set[str] = set()
         """Workers that were to be ended."""
         self._starting: dict[str, asyncio.Task[None]] = {}
-        self._listeners: set[_Listener] = set()
+        self._listeners: set[Listener] = set()
         self._doors: dict[str, str] = {}
         """Where the doors of running workers lead, by worker."""
         self._opening: dict[str, asyncio.Task[None]] = {}
@@ -150,7 +150,7 @@ class DockerExecutor:
             else:
                 self._note(Exited(worker_id, None, None, "it was stopped"))
         except APIError as error:
-            raise ExecutorError(f"worker {worker_id} could not be ended: {_said(error)}") from error
+            raise ExecutorError(f"worker {worker_id} could not be ended: {said(error)}") from error
 
     async def observe(self) -> AsyncIterator[Observed]:
         """What runs and what has ended, then `Synced`, then what changes.
@@ -158,7 +158,7 @@ class DockerExecutor:
         Raises:
             ExecutorError: the engine can't be reached, or not any more.
         """
-        listener = _Listener(asyncio.get_running_loop())
+        listener = Listener(asyncio.get_running_loop())
         try:
             # Listening comes before looking: nothing that happens in between is missed, and nothing is said twice.
             stream = await self._call(self._listen)
@@ -179,7 +179,7 @@ class DockerExecutor:
                 else:
                     yield heard
         except APIError as error:
-            raise ExecutorError(f"the Docker Engine can't be observed: {_said(error)}") from error
+            raise ExecutorError(f"the Docker Engine can't be observed: {said(error)}") from error
         finally:
             self._listeners.discard(listener)
             listener.close()
@@ -244,7 +244,7 @@ class DockerExecutor:
             await self._call(self._remove, _name(worker_id))
             raise
         except APIError as error:
-            raise ExecutorError(f"its container can't be started: {_said(error)}") from error
+            raise ExecutorError(f"its container can't be started: {said(error)}") from error
         if to:
             self._doors[worker_id] = to
             self._keep_doors()
@@ -281,6 +281,11 @@ class DockerExecutor:
             restart_policy={"Name": "no"},
         )
         return made
+
+    def _powerless(self) -> dict[str, Any]:
+        """Arguments of a container that only says what it is."""
+        held = self._held(Resources(), network="none", mounts=[])
+        return {"labels": {_HOME: self._mark}, "user": USER, "host_config": held}
 
     def _run(self, worker_id: str, settings: dict[str, Any], document: bytes) -> None:
         """Makes a container, starts it, and gives it its launch document. Where it can't be started there is none."""
@@ -332,72 +337,11 @@ class DockerExecutor:
 
     async def _check(self, image: str, python: str) -> None:
         try:
-            said = await self._call(self._remembered, image, python)
+            contract = await self._call(self._images.contract, image, python)
         except APIError as error:
-            raise ExecutorError(f"the image {image} can't be used: {_said(error)}") from error
-        if (problem := incompatible(said, f"the runner in {image}")) is not None:
+            raise ExecutorError(f"the image {image} can't be used: {said(error)}") from error
+        if (problem := incompatible(contract, f"the runner in {image}")) is not None:
             raise ExecutorError(problem)
-
-    def _remembered(self, image: str, python: str) -> int:
-        """The contract version of an image's runner. An image does not change, so each is asked once and for all."""
-        self._have(image)
-        content = f"{self._engine().images.get(image).id} {python}"
-        file = self._home / "run" / "images" / hashlib.sha256(content.encode()).hexdigest()
-        with contextlib.suppress(OSError, ValueError):
-            return int(file.read_text())
-        said = self._version(image, python)
-        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        draft = file.with_name(f"{file.name}.{os.getpid()}")
-        draft.write_text(str(said))
-        draft.replace(file)
-        return said
-
-    def _have(self, image: str) -> None:
-        """Pulls an image, unless it is there."""
-        api = self._engine().api
-        with contextlib.suppress(ImageNotFound):
-            self._engine().images.get(image)
-            return
-        host = image.partition("/")[0] if "/" in image else ""
-        try:
-            lines = api.pull(image, stream=True, decode=True, auth_config=self._credentials(host))
-            problem = next((line["error"] for line in lines if "error" in line), None)
-        except APIError as error:
-            problem = _said(error)
-        if problem is not None:
-            raise ExecutorError(f"the image {image} is not there and can't be pulled: {problem}")
-
-    def _version(self, image: str, python: str) -> int:
-        """The contract version that the runner in an image states."""
-        api = self._engine().api
-        made = api.create_container(
-            image,
-            [python, "-m", "neartime_runner", "version"],
-            entrypoint=[],
-            labels={_HOME: self._mark},
-            user=USER,
-            host_config=self._held(Resources(), network="none", mounts=[]),
-        )["Id"]
-        try:
-            api.start(made)
-            code = api.wait(made, timeout=round(CHECK_SECONDS))["StatusCode"]
-            output = api.logs(made, stdout=True, stderr=False).decode(errors="replace")
-            errors = api.logs(made, stdout=False, stderr=True, tail=5).decode(errors="replace").strip()
-        except APIError as error:
-            raise ExecutorError(f"the image {image} has no {python} that could be started: {_said(error)}") from error
-        except requests.exceptions.RequestException as error:
-            raise ExecutorError(f"the runner in {image} does not say its version: {error}") from error
-        finally:
-            self._remove(made)
-        if code == 0:
-            with contextlib.suppress(ValueError, TypeError, KeyError):
-                return int(json.loads(output)["contract"])
-        if "neartime_runner version" in errors or "invalid choice" in errors:
-            return 0  # of a time when it could not say
-        raise ExecutorError(
-            f"the image {image} does not carry a runner that works; install neartime[runner] in it: "
-            f"{errors or output or f'exit code {code}'}"
-        )
 
     # --- doors
 
@@ -444,7 +388,7 @@ class DockerExecutor:
 
     # --- what is seen
 
-    def _tell(self, seen: Running | Exited, listeners: list[_Listener] | None = None) -> None:
+    def _tell(self, seen: Running | Exited, listeners: list[Listener] | None = None) -> None:
         for listener in self._listeners if listeners is None else listeners:
             listener.tell(seen)
 
@@ -567,7 +511,7 @@ def end_all(home: Path, grace: float, *, url: str | None = None) -> int:
     try:
         client = docker.DockerClient(base_url=url) if url is not None else docker.DockerClient.from_env()
         with contextlib.closing(client):
-            label = f"{_HOME}={_mark(home)}"
+            label = f"{_HOME}={mark(home)}"
             running = client.containers.list(filters={"label": label, "status": "running"})
             with ThreadPoolExecutor(THREADS) as threads:
                 stops = [threads.submit(one.stop, timeout=math.ceil(grace)) for one in running]
@@ -579,46 +523,8 @@ def end_all(home: Path, grace: float, *, url: str | None = None) -> int:
         raise ExecutorError(f"workers in containers could not be ended: {error}") from error
 
 
-class _Listener:
-    """One who observes: what is to be said, each once, and the engine's events, read by a thread."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self.queue: asyncio.Queue[Observed | dict[str, Any] | None] = asyncio.Queue()
-        """An event of the engine's is a dict; None says that there are no more."""
-        self._told: dict[str, type[Running | Exited]] = {}
-        self._stream: Any = None
-
-    def follow(self, stream: Any) -> None:
-        self._stream = stream
-        threading.Thread(target=self._read, args=(stream,), name="docker events", daemon=True).start()
-
-    def _read(self, stream: Any) -> None:
-        try:
-            for event in stream:
-                self._loop.call_soon_threadsafe(self.queue.put_nowait, event)
-        except Exception as error:  # the connection broke, or was closed from here
-            log.debug("the engine's events end: %r", error)
-        with contextlib.suppress(RuntimeError):  # the loop is closed
-            self._loop.call_soon_threadsafe(self.queue.put_nowait, None)
-
-    def tell(self, seen: Running | Exited) -> None:
-        before = self._told.get(seen.worker_id)
-        if before is not Exited and before is not type(seen):
-            self._told[seen.worker_id] = type(seen)
-            self.queue.put_nowait(seen)
-
-    def forget(self, worker_id: str) -> None:
-        if self._told.get(worker_id) is Exited:
-            del self._told[worker_id]
-
-    def close(self) -> None:
-        if self._stream is not None:
-            with contextlib.suppress(Exception):
-                self._stream.close()
-
-
-def _mark(home: Path) -> str:
+def mark(home: Path) -> str:
+    """What stands for a home where others have theirs, too: 16 hexadecimal digits."""
     return hashlib.sha256(os.fsencode(home.resolve())).hexdigest()[:16]
 
 
@@ -628,8 +534,3 @@ def _name(worker_id: str) -> str:
 
 def _key(place: Place) -> tuple[str, str]:
     return place.image or "", str(place.python)
-
-
-def _said(error: APIError) -> str:
-    """The engine's own words."""
-    return str(error.explanation or error).strip()

@@ -24,7 +24,9 @@ from sqlalchemy import (
 from neartime.contract.ids import new_id
 from neartime.contract.programs import BuildState, Manifest
 from neartime_server.store.engine import upsert, utc_now
-from neartime_server.store.tables import program_versions, programs
+from neartime_server.store.jobs import LIVE as LIVE_JOBS
+from neartime_server.store.tables import jobs, program_versions, programs, workers
+from neartime_server.store.workers import LIVE as LIVE_WORKERS
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,28 @@ def find_version(connection: Connection, program_id: str, reference: str) -> Ver
         select(program_versions).where(program_versions.c.program_id == program_id, which)
     ).one_or_none()
     return _version(row) if row else None
+
+
+def needed(connection: Connection) -> list[Version]:
+    """Versions that can still be run: of programs that are there, and of jobs and workers that have not ended."""
+    of_program = select(programs.c.id).where(programs.c.live)
+    of_job = select(jobs.c.version_id).where(jobs.c.status.in_(LIVE_JOBS))
+    of_worker = select(workers.c.version_id).where(workers.c.state.in_(LIVE_WORKERS))
+    rows = connection.execute(
+        select(program_versions).where(
+            or_(
+                program_versions.c.program_id.in_(of_program),
+                program_versions.c.id.in_(of_job),
+                program_versions.c.id.in_(of_worker),
+            )
+        )
+    )
+    return [_version(row) for row in rows]
+
+
+def names(connection: Connection) -> list[str]:
+    """Those of all programs that there ever were."""
+    return list(connection.execute(select(programs.c.name).distinct()).scalars())
 
 
 def save(connection: Connection, instance_id: str, new: NewVersion, is_public: bool | None) -> tuple[Program, bool]:

@@ -113,7 +113,7 @@ program_versions = Table(
     Column("digest", Digest, nullable=False),
     Column("manifest", Text, nullable=False),
     Column("archive", String(64), ForeignKey("blobs.digest"), nullable=False),
-    Column("environment", String(64)),  # digest; NULL for the server's own
+    Column("environment", Digest),  # NULL for the server's own
     Column("lock", Text),  # the resolved requirements
     Column("image", Text),  # registry/repository@sha256:…
     Column("build", String(16), nullable=False),

@@ -66,6 +66,7 @@ def run(environment: Mapping[str, str], url: str | None = None, account: str | N
     yield from _secrets(home)
     yield _disk(home)
     yield _port(environment, home)
+    yield from _containers(environment)
     yield from _server(environment, url, account)
 
 
@@ -159,6 +160,19 @@ def _port(environment: Mapping[str, str], home: Path) -> Check:
     except OSError as error:
         return Check("port", None, f"{port}: {error.strerror}", "`neartime up` will take a free one, or give it --port")
     return Check("port", True, f"{port} is free")
+
+
+def _containers(environment: Mapping[str, str]) -> Iterator[Check]:
+    """What programs run in, where they don't run on this machine itself; the server looks, by its settings."""
+    if environment.get("NEARTIME_EXECUTOR", "process") == "process" or missing_for_server():
+        return
+    command = [sys.executable, "-m", "neartime_server", "check"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=dict(environment))
+    if done.returncode:
+        yield Check("containers", False, done.stderr.strip().splitlines()[-1], "pip install 'neartime[docker]'")
+        return
+    for row in json.loads(done.stdout):
+        yield Check(**row)
 
 
 def _server(environment: Mapping[str, str], url: str | None, account: str | None) -> Iterator[Check]:

@@ -89,7 +89,10 @@ def up(
         lines.append(f"  it runs version {told['version']}, this is {ours}: `neartime down`, then `neartime up`")
     output.show(told, "\n".join(lines))
     if not told["already"]:
-        output.note("`neartime down` ends it. It runs programs as you, with your rights: let nobody else upload to it.")
+        rights = "It runs programs as you, with your rights: let nobody else upload to it."
+        if told["executor"] != "process":
+            rights = "It runs programs in containers."
+        output.note(f"`neartime down` ends it. {rights}")
 
 
 def down(home: Home = None, as_json: Json = False) -> None:
@@ -130,7 +133,8 @@ def doctor(context: typer.Context, home: Home = None, as_json: Json = False) -> 
 
 
 def admin(context: typer.Context) -> None:
-    """Make, list and end instances, users and tokens: `admin instance|user|token create|list|end …`.
+    """Make, list and end instances, users and tokens: `admin instance|user|token create|list|end …`; and `admin prune`,
+    which tells and removes what no program version needs.
 
     It works on the data of this machine's runtime (or of NEARTIME_DATABASE), whether it is up or not.
     """

@@ -28,6 +28,8 @@ PIECE_BYTES = 16 * 2**20
 """How much of a blob is sent at once, and held in memory. Smaller blobs go in one piece."""
 _PAGE = 1000
 """How many names a page of a list may have."""
+_IMAGES = 64
+"""How many images' configurations are held."""
 _NEXT = re.compile(r"<([^>]*)>\s*;[^,]*\brel=\"?next\"?")
 
 
@@ -86,6 +88,8 @@ class Registry:
         self._wire = Wire(credentials or Credentials(), ca=path, insecure=insecure, patience=patience)
         self._piece = piece_bytes
         self._pushing: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
+        self._images: dict[Reference, Image] = {}
+        """By their digests, which stand for the same image for good."""
         self._lists = FallbackLists(self.manifest, self._put)
 
     async def __aenter__(self) -> Registry:
@@ -138,6 +142,8 @@ class Registry:
         if descriptor.media_type not in MANIFESTS:
             raise DamagedContent(f"{reference} is no image, but {descriptor.media_type!r}")
         pinned = reference.at(descriptor.digest)
+        if (known := self._images.get(pinned)) is not None:
+            return known
         manifest = _object(content, reference)
         config = Descriptor.from_json(manifest.get("config"))
         if not isinstance(manifest.get("layers"), list):
@@ -145,7 +151,10 @@ class Registry:
         if config.size > ANSWER_BYTES:
             raise DamagedContent(f"the config of {reference} has {config.size} bytes, which no config has")
         pieces = [piece async for piece in self.blob(pinned, config.digest)]
-        return Image(pinned, descriptor, manifest, _object(b"".join(pieces), reference))
+        if len(self._images) >= _IMAGES:
+            del self._images[next(iter(self._images))]
+        image = self._images[pinned] = Image(pinned, descriptor, manifest, _object(b"".join(pieces), reference))
+        return image
 
     async def push_manifest(self, reference: Reference, manifest: bytes, media_type: str) -> Descriptor:
         """Puts a manifest or an index under the reference's tag, or where it has none, under the digest alone.

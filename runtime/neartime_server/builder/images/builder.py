@@ -8,7 +8,8 @@ import logging
 import platform
 import secrets
 import shutil
-from collections.abc import AsyncIterator, Mapping
+import time
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, Protocol
@@ -30,10 +31,11 @@ from neartime_server.errors import BuildFailed, Refused
 
 log = logging.getLogger(__name__)
 
+KNOWN: Final = 1000
+KNOWN_SECONDS: Final = 600.0
+"""How many images' labels are held, and for how long it stands that an image is there."""
 GLIBC: Final = "manylinux_2_28"
 """What wheels may ask of the base image's C library: that of Debian 11 and RHEL 8, and of all that came after."""
-KNOWN: Final = 1000
-"""Images that are held in mind."""
 
 
 class ImageMaker(Protocol):
@@ -50,11 +52,11 @@ class ImageMaker(Protocol):
     async def find(self, recipe: Recipe) -> str | None:
         """Reference by its digest of the image of this recipe, where it is there."""
 
-    async def labels(self, image: str) -> Mapping[str, str]:
-        """What an image that was made says of itself; its base need not be there any more.
+    async def labels(self, image: str) -> dict[str, str] | None:
+        """What an image that was made says of itself; None where it is gone. `image` is as `make` gave it.
 
         Raises:
-            BuildFailed: it is gone, or the registry or the engine does not answer.
+            BuildFailed: the registry or the engine does not answer.
         """
 
     async def make(self, recipe: Recipe, layers: list[Layer], tell: Tell) -> str:
@@ -80,17 +82,17 @@ class ImageBuilder:
         self._locks = Locks(home / "layers" / "resolved", home / "logs" / "builds")
         self._here = uv.this_python()
         self._once = Once()
-        self._known: dict[str, Built] = {}
+        self._known: dict[str, tuple[Built, float]] = {}
 
     async def build(self, source: Source, tell: Tell = tell_nobody) -> Built:
-        if source.image is not None:
-            return await self._made(source.image, source.lock)
         try:
             return await self._build(source, tell)
         except OSError as error:
-            raise BuildFailed(f"the image can't be made: {error}", "", solution_of(error)) from error
+            raise BuildFailed(f"the image's layers can't be written: {error}", "", solution_of(error)) from error
 
     async def _build(self, source: Source, tell: Tell) -> Built:
+        if source.image is not None and (made := await self._made(source.image, source.lock)) is not None:
+            return made
         base = await self._base_of(source.manifest)
         tell(f"on {base.reference}, Python {base.minor}")
         lock = None
@@ -105,7 +107,7 @@ class ImageBuilder:
             needs.check_lock(lock)
         recipe = Recipe(base, lock, needs.runner_digest(), source.manifest, source.digest)
         image = await self._once(recipe.tag, lambda: self._image(recipe, source, tell))
-        return _built(f"sha256:{recipe.environment}", lock, base.python, image)
+        return self._built(recipe, image)
 
     async def ready(self) -> None:
         return None
@@ -115,20 +117,27 @@ class ImageBuilder:
         await self._once.close()
         await self._maker.close()
 
-    async def _made(self, image: str, lock: str | None) -> Built:
-        """What a version runs in whose image was made when it was uploaded. It never changes, so it is asked once."""
-        if (known := self._known.get(image)) is not None:
+    def _built(self, recipe: Recipe, image: str) -> Built:
+        return Built(f"sha256:{recipe.environment}", recipe.lock, Path(recipe.base.python), str(PROGRAM), image)
+
+    async def _made(self, image: str, lock: str | None) -> Built | None:
+        """What was made for a version before. Where it is gone it is made again, of the same packages."""
+        known, at = self._known.get(image, (None, 0.0))
+        if known is not None and time.monotonic() - at < KNOWN_SECONDS:
             return known
-        labels = await self._once(f"labels {image}", lambda: self._maker.labels(image))
+        labels = await self._maker.labels(image)
+        if labels is None:
+            log.warning("the image %s is gone, and is made again", image)
+            return None
         try:
-            environment, python = labels[f"{LABEL}environment"], labels[f"{LABEL}python"]
+            environment, python = labels[f"{LABEL}environment"], Path(labels[f"{LABEL}python"])
         except KeyError as error:
-            raise BuildFailed(
-                f"the image {image} does not say what it is: it has no label {error}", "", "upload the program again"
-            ) from error
-        while len(self._known) >= KNOWN:
-            del self._known[next(iter(self._known))]
-        built = self._known[image] = _built(f"sha256:{environment}", lock, python, image)
+            message = f"the image {image} does not say what it has: it lacks the label {error}"
+            raise BuildFailed(message, "", "upload the program again") from error
+        built = Built(f"sha256:{environment}", lock, python, str(PROGRAM), image)
+        if len(self._known) >= KNOWN:
+            self._known.clear()
+        self._known[image] = built, time.monotonic()
         return built
 
     # --- base and packages
@@ -146,7 +155,7 @@ class ImageBuilder:
 
     async def _minor(self, manifest: Manifest) -> str:
         """The newest Python that a program can run on, the server's own if that will do."""
-        for minor in dict.fromkeys([self._here.minor, *(f"3.{number}" for number in range(14, 9, -1))]):
+        for minor in dict.fromkeys([self._here.minor, *needs.MINORS]):
             if _runs_on(manifest, minor):
                 return minor
         raise needs.no_python(manifest, ["3.10 to 3.14"])
@@ -180,7 +189,7 @@ class ImageBuilder:
 
     async def _runner(self, recipe: Recipe) -> Layer:
         """Neartime's own packages as this server has them, so that the two can't drift."""
-        name = hashlib.sha256(f"{recipe.base.minor} {needs.runner_digest()}".encode()).hexdigest()
+        name = needs.runner_layer(recipe.base.minor)
         if (known := self._layers.known("runner", name)) is not None:
             return known
         async with self._draft() as draft:
@@ -231,10 +240,6 @@ class ImageBuilder:
         folder = self._home / "logs" / "builds"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         return folder / f"{name}.log"
-
-
-def _built(environment: str, lock: str | None, python: str, image: str) -> Built:
-    return Built(environment, lock, Path(python), str(PROGRAM), image)
 
 
 def _named(reference: str) -> str:

@@ -18,6 +18,7 @@ from typing import IO, Any, Final
 
 import docker
 from docker.errors import DockerException, ImageNotFound, NotFound
+from docker.models.images import Image
 from urllib3.exceptions import HTTPError
 
 from neartime.contract.problem import ErrorCode
@@ -29,8 +30,6 @@ from neartime_server.builder.remedies import ENGINE, REGISTRY, solution_of
 from neartime_server.errors import BuildFailed, Refused
 
 ENVIRONMENTS: Final = "environments"
-LOCAL: Final = "neartime.local"
-"""Where images that go to no registry have their names: no registry can be called so."""
 Auth = dict[str, str] | None
 """A login as the SDK takes it."""
 TAIL: Final = 40
@@ -38,12 +37,16 @@ TAIL: Final = 40
 
 
 class EngineMaker:
-    """`prefix` is where images are pushed: a registry and the beginning of repositories' names; None pushes none."""
-
-    def __init__(self, client: docker.DockerClient, prefix: str | None, credentials: Credentials) -> None:
+    def __init__(
+        self, client: docker.DockerClient, prefix: str, credentials: Credentials, *, pushes: bool = True
+    ) -> None:
+        """
+        Args:
+            prefix: what images' names begin with: a registry and the beginning of its repositories' names; or where
+                nothing is pushed, `local`.
+        """
         self._client, self._credentials = client, credentials
-        self._pushes = prefix is not None
-        self._prefix = (prefix or LOCAL).rstrip("/")
+        self._pushes, self._prefix = pushes, prefix.rstrip("/")
 
     async def base(self, reference: str) -> tuple[str, dict[str, Any]]:
         name = str(Reference.parse(reference))
@@ -54,10 +57,9 @@ class EngineMaker:
         what, login = "the engine does not say what it has", await self._login(self._prefix)
         return await asyncio.to_thread(self._guarded, what, lambda: self._found(recipe, login))
 
-    async def labels(self, image: str) -> Mapping[str, str]:
-        what, login = f"the image {image} can't be had", await self._login(image)
-        found: Mapping[str, str] = await asyncio.to_thread(self._guarded, what, lambda: self._labels(image, login))
-        return found
+    async def labels(self, image: str) -> dict[str, str] | None:
+        what, login = f"the image {image} can't be looked at", await self._login(self._prefix)
+        return await asyncio.to_thread(self._guarded, what, lambda: self._labels(image, login))
 
     async def make(self, recipe: Recipe, layers: list[Layer], tell: Tell) -> str:
         loop = asyncio.get_running_loop()
@@ -92,7 +94,7 @@ class EngineMaker:
             image = self._client.images.get(name)
         except ImageNotFound:
             try:
-                image = self._client.images.pull(name, auth_config=login)
+                image = self._pull(name, login)
             except NotFound as error:
                 message = f"there is no image {name}: {_words(error)}"
                 raise Refused.of(422, ErrorCode.UNSUPPORTED_IMAGE, message, path="manifest.image") from error
@@ -102,12 +104,24 @@ class EngineMaker:
         ]
         return (digests or [str(image.id)])[0], {"config": image.attrs.get("Config") or {}}
 
-    def _labels(self, image: str, login: Auth) -> dict[str, str]:
+    def _labels(self, name: str, login: Auth) -> dict[str, str] | None:
         try:
-            found = self._client.images.get(image)
-        except ImageNotFound:  # its workers need it here anyway
-            found = self._client.images.pull(image, auth_config=login)
-        return dict(found.labels)
+            return dict(self._client.images.get(name).labels)
+        except ImageNotFound:
+            if not self._pushes:
+                return None
+        try:
+            return dict(self._pull(name, login).labels)
+        except NotFound:
+            return None
+
+    def _pull(self, name: str, login: Auth) -> Image:
+        for event in self._client.api.pull(name, stream=True, decode=True, auth_config=login):
+            if "error" in event:
+                raise BuildFailed(
+                    f"{name} can't be pulled: {event['error']}", "", solution_of(event["error"], REGISTRY)
+                )
+        return self._client.images.get(name)
 
     def _found(self, recipe: Recipe, login: Auth) -> str | None:
         repository = f"{self._prefix}/{recipe.manifest.name}"
@@ -136,20 +150,13 @@ class EngineMaker:
                 self._client.images.get(under)
             except ImageNotFound:
                 label = _pairs("LABEL", {f"{LABEL}environment": recipe.environment})
-                steps = [f"FROM {recipe.base.reference}", *(f"ADD {layer.what}.tar.gz /" for layer in shared), label]
+                adding = (f"ADD {layer.what}.tar.gz /" for layer in shared)
+                steps = [f"FROM {recipe.base.reference}", *self._settings(recipe), *adding, label]
                 self._build(under, steps, shared, tell)
         (program,) = (layer for layer in layers if layer.what == "program")
-        config = recipe.configured({"Env": self._client.images.get(under).attrs["Config"].get("Env") or []})
-        steps = [
-            f"FROM {under}",
-            _pairs("ENV", dict(one.split("=", 1) for one in config["Env"])),
-            f"USER {config['User']}",
-            f"WORKDIR {config['WorkingDir']}",
-            "ENTRYPOINT []",
-            f"CMD {json.dumps(config['Cmd'])}",
-            "ADD program.tar.gz /",
-            _pairs("LABEL", recipe.labels),
-        ]
+        # Each step costs the engine a container: those that are the same for all programs are in the image below.
+        settings = [] if shared else self._settings(recipe)
+        steps = [f"FROM {under}", *settings, "ADD program.tar.gz /", _pairs("LABEL", recipe.labels)]
         name = f"{self._prefix}/{recipe.manifest.name}:{recipe.tag}"
         built = self._build(name, steps, [program], tell)
         if not self._pushes:
@@ -158,11 +165,22 @@ class EngineMaker:
         try:
             pinned = self._push(name, tell, login)
         except BaseException:
-            with suppress(DockerException, OSError):  # of an engine that is gone, too: it is not taken for pushed
+            with suppress(DockerException, OSError):  # of an engine that is gone, too: without a digest it is not found
                 self._client.images.remove(name, noprune=True)  # it is not there for whoever looks in the registry
             raise
         tell(f"{pinned} is there")
         return pinned
+
+    def _settings(self, recipe: Recipe) -> list[str]:
+        """How an image runs, on top of its base."""
+        config = recipe.configured(self._client.images.get(recipe.base.reference).attrs["Config"])
+        return [
+            _pairs("ENV", dict(one.split("=", 1) for one in config["Env"])),
+            f"USER {config['User']}",
+            f"WORKDIR {config['WorkingDir']}",
+            "ENTRYPOINT []",
+            f"CMD {json.dumps(config['Cmd'])}",
+        ]
 
     def _build(self, name: str, steps: Iterable[str], layers: list[Layer], tell: Tell) -> str:
         tell(f"building {name}")

@@ -17,6 +17,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Final
 
+from neartime_server.builder.prune import touch
+
 MEDIA_TYPE: Final = "application/vnd.oci.image.layer.v1.tar+gzip"
 LEVEL: Final = 1
 """Of compression: networks beside a registry are faster than a higher one."""
@@ -48,7 +50,10 @@ class Layers:
         except (OSError, ValueError):
             return None
         layer = Layer(what, said["digest"], said["diff_id"], said["size"], note.with_suffix(".tar.gz"))
-        return layer if layer.file.exists() else None
+        if not layer.file.exists():
+            return None
+        touch(note)
+        return layer
 
     def pack(self, what: str, name: str, trees: Iterable[tuple[PurePosixPath, Path]]) -> Layer:
         """A layer of these folders, each at its place in the image. Returns the known one where there is one."""

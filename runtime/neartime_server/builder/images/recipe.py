@@ -128,6 +128,7 @@ class Recipe:
             f"{LABEL}python": self.base.python,
             f"{LABEL}python-version": self.base.minor,
             f"{LABEL}environment": self.environment,
+            f"{LABEL}runner": "" if self.base.complete else self.runner,
             f"{LABEL}program": self.program,
             f"{LABEL}manifest": self.manifest.canonical().decode(),
             f"{LABEL}recipe": self.tag,

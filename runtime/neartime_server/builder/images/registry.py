@@ -7,8 +7,9 @@ A program's layer is appended to the manifest of its base. What programs of one 
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Coroutine
 from typing import Any, Final
 
 from neartime.contract.problem import ErrorCode
@@ -33,8 +34,6 @@ from neartime_server.builder.remedies import REGISTRY
 from neartime_server.errors import BuildFailed, Refused
 
 ENVIRONMENTS: Final = "environments"
-BASES: Final = 32
-"""Base images whose manifests are held."""
 
 
 class RegistryMaker:
@@ -48,7 +47,8 @@ class RegistryMaker:
         self._registry = registry
         self._prefix = prefix.rstrip("/")
         self._environments = self._repository(ENVIRONMENTS)
-        self._bases: dict[str, Image] = {}
+        self._there: set[tuple[str, str]] = set()
+        """Repositories and the shared blobs that they had."""
 
     async def base(self, reference: str) -> tuple[str, dict[str, Any]]:
         try:
@@ -57,12 +57,7 @@ class RegistryMaker:
             raise Refused.of(422, ErrorCode.UNSUPPORTED_IMAGE, str(error), path="manifest.image") from error
         except RegistryError as error:
             raise BuildFailed(f"the base image can't be had: {error}", "", REGISTRY) from error
-        pinned = str(image.reference)
-        self._bases.pop(pinned, None)
-        self._bases[pinned] = image
-        if len(self._bases) > BASES:
-            del self._bases[next(iter(self._bases))]
-        return pinned, dict(image.config)
+        return str(image.reference), dict(image.config)
 
     async def find(self, recipe: Recipe) -> str | None:
         wanted = self._repository(recipe.manifest.name).tagged(recipe.tag)
@@ -74,42 +69,50 @@ class RegistryMaker:
             raise BuildFailed(f"the registry does not say what it has: {error}", "", REGISTRY) from error
         return _pinned(wanted, descriptor)
 
-    async def labels(self, image: str) -> Mapping[str, str]:
+    async def labels(self, image: str) -> dict[str, str] | None:
         try:
             return (await self._registry.image(Reference.parse(image))).labels
-        except NotInRegistry as error:
-            raise BuildFailed(f"the version's image is gone: {error}", "", "upload the program again") from error
+        except NotInRegistry:
+            return None
         except RegistryError as error:
-            raise BuildFailed(f"the version's image can't be had: {error}", "", REGISTRY) from error
+            raise BuildFailed(f"the image {image} can't be looked at: {error}", "", REGISTRY) from error
 
     async def make(self, recipe: Recipe, layers: list[Layer], tell: Tell) -> str:
         target = self._repository(recipe.manifest.name).tagged(recipe.tag)
         try:
-            base = self._bases.get(recipe.base.reference) or await self._registry.image(
-                Reference.parse(recipe.base.reference)
-            )
-            descriptors = [await self._borrow(base, one, target, tell) for one in base.layers]
-            descriptors += [await self._push(layer, target, tell) for layer in layers]
-            config = recipe.configuration(base.config, {layer.what: layer.diff_id for layer in layers})
-            described = Descriptor(OCI_CONFIG, digest_of(config), len(config))
-            await self._registry.push_blob(target, config, described.digest, described.size)
-            manifest = {
-                "schemaVersion": 2,
-                "mediaType": OCI_MANIFEST,
-                "config": described.to_json(),
-                "layers": [one.to_json() for one in descriptors],
-                "annotations": {name: text for name, text in recipe.labels.items() if name.startswith("org.")},
-            }
-            encoded = _encoded(manifest)
-            pushed = Descriptor(OCI_MANIFEST, digest_of(encoded), len(encoded))
-            if recipe.lock is not None:
-                await self._attach(target, pushed, sbom.of_lock(recipe.manifest, recipe.lock))
-            # It is there with its manifest, which comes last: what was pushed before is of no image.
-            await self._registry.push_manifest(target, encoded, OCI_MANIFEST)
+            try:
+                pushed = await self._make(target, recipe, layers, tell)
+            except NotInRegistry:  # it has let go of a blob that was there
+                self._there.clear()
+                pushed = await self._make(target, recipe, layers, tell)
         except RegistryError as error:
             raise BuildFailed(f"the image can't be pushed: {error}", "", REGISTRY) from error
         tell(f"{_pinned(target, pushed)} is there")
         return _pinned(target, pushed)
+
+    async def _make(self, target: Reference, recipe: Recipe, layers: list[Layer], tell: Tell) -> Descriptor:
+        base = await self._registry.image(Reference.parse(recipe.base.reference))
+        config = recipe.configuration(base.config, {layer.what: layer.diff_id for layer in layers})
+        described = Descriptor(OCI_CONFIG, digest_of(config), len(config))
+        own = [Descriptor(OCI_LAYER_GZIP, layer.digest, layer.size) for layer in layers]
+        manifest = _encoded(
+            {
+                "schemaVersion": 2,
+                "mediaType": OCI_MANIFEST,
+                "config": described.to_json(),
+                "layers": [one.to_json() for one in [*base.layers, *own]],
+                "annotations": {name: text for name, text in recipe.labels.items() if name.startswith("org.")},
+            }
+        )
+        image = Descriptor(OCI_MANIFEST, digest_of(manifest), len(manifest))
+        await _all(
+            *(self._borrow(base, one, target, tell) for one in base.layers),
+            *(self._push(layer, target, tell) for layer in layers),
+            self._registry.push_blob(target, config, described.digest, described.size),
+            self._attach(target, image, recipe),
+        )
+        # It is there with its manifest, which comes last: what was pushed before is of no image.
+        return await self._registry.push_manifest(target, manifest, OCI_MANIFEST)
 
     async def close(self) -> None:
         await self._registry.close()
@@ -117,40 +120,46 @@ class RegistryMaker:
     def _repository(self, name: str) -> Reference:
         return Reference.parse(f"{self._prefix}/{name}")
 
-    async def _borrow(self, base: Image, wanted: Descriptor, target: Reference, tell: Tell) -> Descriptor:
-        """A layer of the base image, in the target's repository."""
-        if await self._registry.blob_exists(target, wanted.digest):
-            return wanted
+    async def _borrow(self, base: Image, wanted: Descriptor, target: Reference, tell: Tell) -> None:
+        """Has a layer of the base image in the target's repository."""
+        if await self._has(target, wanted.digest):
+            return
         source = base.reference
         here = source.registry == target.registry
-        if here and await self._registry.mount(target, wanted.digest, source.repository):
-            return wanted
-        tell(f"copying {_size(wanted.size)} of {source.name}")
-        await self._registry.push_blob(
-            target, lambda: self._registry.blob(source, wanted.digest), wanted.digest, wanted.size
-        )
-        return wanted
+        if not (here and await self._registry.mount(target, wanted.digest, source.repository)):
+            tell(f"copying {_size(wanted.size)} of {source.name}")
+            await self._registry.push_blob(
+                target, lambda: self._registry.blob(source, wanted.digest), wanted.digest, wanted.size
+            )
+        self._there.add((target.name, wanted.digest))
 
-    async def _push(self, layer: Layer, target: Reference, tell: Tell) -> Descriptor:
-        wanted = Descriptor(OCI_LAYER_GZIP, layer.digest, layer.size)
+    async def _push(self, layer: Layer, target: Reference, tell: Tell) -> None:
         if layer.what == "program":
             tell(f"pushing {layer.what}, {_size(layer.size)}")
             await self._registry.push_blob(target, layer.file, layer.digest, layer.size)
-            return wanted
-        if await self._registry.blob_exists(target, layer.digest):
-            return wanted
-        if not await self._registry.blob_exists(self._environments, layer.digest):
+            return
+        if await self._has(target, layer.digest):
+            return
+        if not await self._has(self._environments, layer.digest):
             tell(f"pushing {layer.what}, {_size(layer.size)}")
             await self._registry.push_blob(self._environments, layer.file, layer.digest, layer.size)
         if not await self._registry.mount(target, layer.digest, self._environments.repository):
             await self._registry.push_blob(target, layer.file, layer.digest, layer.size)
-        return wanted
+        self._there.add((target.name, layer.digest))
 
-    async def _attach(self, target: Reference, image: Descriptor, document: bytes) -> None:
-        """The list of packages, as an artifact that refers to the image."""
+    async def _attach(self, target: Reference, image: Descriptor, recipe: Recipe) -> None:
+        """The list of packages, as an artifact that refers to the image. It may come before the image does.
+
+        Source: OCI distribution specification 1.1, "Pushing Manifests with Subject".
+        """
+        if recipe.lock is None:
+            return
+        document = sbom.of_lock(recipe.manifest, recipe.lock)
         content = Descriptor(sbom.MEDIA_TYPE, digest_of(document), len(document))
-        await self._registry.push_blob(target, document, content.digest, content.size)
-        await self._registry.push_blob(target, EMPTY_CONTENT, EMPTY.digest, EMPTY.size)
+        for described, data in ((content, document), (EMPTY, EMPTY_CONTENT)):
+            if not await self._has(target, described.digest):
+                await self._registry.push_blob(target, data, described.digest, described.size)
+                self._there.add((target.name, described.digest))
         manifest = {
             "schemaVersion": 2,
             "mediaType": OCI_MANIFEST,
@@ -162,6 +171,26 @@ class RegistryMaker:
         encoded = _encoded(manifest)
         named = Reference(target.registry, target.repository, digest=digest_of(encoded))
         await self._registry.push_manifest(named, encoded, OCI_MANIFEST)
+
+    async def _has(self, repository: Reference, digest: str) -> bool:
+        """Whether a repository has a blob, or had it before: then the push of a manifest tells if it has it no more."""
+        if (repository.name, digest) in self._there:
+            return True
+        found = await self._registry.blob_exists(repository, digest)
+        if found:
+            self._there.add((repository.name, digest))
+        return found
+
+
+async def _all(*work: Coroutine[Any, Any, object]) -> None:
+    """All at once; the first that fails ends the others."""
+    tasks = [asyncio.ensure_future(one) for one in work]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _pinned(reference: Reference, descriptor: Descriptor) -> str:
