@@ -15,7 +15,6 @@ import re
 import shutil
 import subprocess
 import threading
-import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -277,6 +276,35 @@ def test_a_home_whose_disk_is_full_says_so_keeps_no_draft_and_works_again_with_r
         small.runs("fills-the-home")
 
 
+# --- the engine
+
+
+def test_an_engine_that_is_killed_in_a_build_fails_the_upload_and_the_next_one_works_when_it_is_back(
+    houses: Houses, tmp_path: Path, base: str
+) -> None:
+    houses.house("registry")
+    furnish(tmp_path / "home", houses.packed)
+    with Engine() as own, ExitStack() as stack:
+        own.client.images.pull(base)
+        settings = {"docker_host": own.url, "registry": None, "base_image": base}
+        service = houses.open("docker", tmp_path / "home", "", stack, **settings).service
+
+        def hear(line: str) -> None:
+            if line.startswith("Step 2/"):
+                own.kill()
+
+        source = MAIN.replace("{number}", "1")
+        with pytest.raises(InvalidRequest, match="the image can't be built") as caught:
+            service.upload_program(source, name="cut-off", requirements=REQUIREMENTS, log=hear)
+        assert "ask the operator to look at the Docker Engine" in str(caught.value)
+        own.start()
+        with pytest.raises(NotFound):
+            service.program("cut-off")
+        assert not [tag for image in own.client.images.list() for tag in image.tags if "neartime.local" in tag]
+        service.upload_program(source, name="cut-off", requirements=REQUIREMENTS)
+        assert service.run("cut-off", {}, {"backend": "aer"}).result(timeout=120) == 42
+
+
 # --- requirements
 
 
@@ -336,8 +364,8 @@ def test_two_servers_over_one_database_that_build_the_same_at_once_have_one_prog
             list(threads.map(lambda one: one.upload("the-same"), [first, second]))
         assert len(first.tags("the-same")) == 1
         assert drafts(home / "layers") == []
-        assert first.service.program("the-same").version.number == 1
-        print(house.way, "manifests pushed:", pushes(first, "the-same"))
+        assert first.service.program("the-same").version == 1
+        assert pushes(first, "the-same") <= 2  # each server may build it: they know nothing of each other
         first.runs("the-same")
         for one in (first, second):
             assert not any("building" in line or "pushing" in line for line in one.upload("the-same"))
@@ -422,48 +450,33 @@ def of_registry(house: House, name: str) -> Iterator[tuple[str, Iterator[bytes]]
 # --- programs that take too much
 
 
-GREEDY = """
+FORKS = """
 import os, time
 
-def main(backend, user_messenger, what="little"):
-    print("it takes", what, flush=True)
-    if what == "memory":
-        return len(bytearray(2 << 30))
-    count = 0
-    while what == "processes":
-        try:
-            if os.fork() == 0:
-                time.sleep(300)
-                os._exit(0)
-        except OSError as error:
-            raise RuntimeError(f"no more after {count}: {error}") from None
-        count += 1
-    while what == "all processes":
+def main(backend, user_messenger, forks=False):
+    print("it forks", forks, flush=True)
+    while forks:
         try:
             os.fork()
         except OSError:
             time.sleep(0.1)
-    return what
+    return forks
 """
 
 
-def test_a_program_that_takes_all_memory_or_processes_is_ended_with_a_reason_and_the_next_job_of_the_session_runs(
-    houses: Houses,
+@pytest.mark.parametrize("memory", ["2Gi", "512Mi"])
+def test_a_program_whose_processes_all_fork_without_end_is_ended_with_a_true_reason_and_the_next_job_runs(
+    houses: Houses, memory: str
 ) -> None:
-    house = houses.house("registry")
-    declared = {"requirements": REQUIREMENTS, "resources": {"memory": "512Mi"}, "max_execution_time": 5}
-    house.service.upload_program(GREEDY, name="greedy", **declared)
-    with Session(house.service, backend="aer") as session:
-        for what, code, words in (
-            ("memory", ReasonCode.OUT_OF_MEMORY, "memory"),
-            ("processes", ReasonCode.PROGRAM_ERROR, "Resource temporarily unavailable"),
-            ("all processes", ReasonCode.TIMED_OUT, "5 s"),
-        ):
-            began = time.monotonic()
-            with pytest.raises(JobFailed) as caught:
-                session.run("greedy", {"what": what}).result(timeout=60)
-            assert caught.value.reason_code is code, caught.value
-            assert words in str(caught.value)
-            assert f"it takes {what}" in caught.value.log_tail
-            print(what, caught.value, time.monotonic() - began)
-            assert session.run("greedy", {"what": "little"}).result(timeout=60) == "little"
+    """Five hundred processes need more than half a gigabyte: then the kernel ends some, perhaps the runner's own."""
+    service, name = houses.house("registry").service, f"forks-{memory.lower()}"
+    declared = {"resources": {"memory": memory}, "max_execution_time": 5}
+    service.upload_program(FORKS, name=name, requirements=REQUIREMENTS, **declared)
+    with Session(service, backend="aer") as session:
+        assert session.run(name).result(timeout=60) is False
+        with pytest.raises(JobFailed) as caught:
+            session.run(name, {"forks": True}).result(timeout=60)
+        codes = {"2Gi": [ReasonCode.TIMED_OUT], "512Mi": [ReasonCode.TIMED_OUT, ReasonCode.OUT_OF_MEMORY]}
+        assert caught.value.reason_code in codes[memory], caught.value
+        assert "it forks True" in str(caught.value)
+        assert session.run(name).result(timeout=60) is False
