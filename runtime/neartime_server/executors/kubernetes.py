@@ -310,18 +310,20 @@ class KubernetesExecutor:
             ExecutorError: it does not run, or does not take it; with the reason, and the end of its log.
         """
         document, running = launch.model_dump_json(), asyncio.ensure_future(self._run(name))
+        placed = asyncio.ensure_future(self._pods.until(name, _placed, math.inf))
         try:
-            await self._pods.until(name, lambda pod: True if running.done() or _placed(pod) else None, math.inf)
+            await asyncio.wait({running, placed}, return_when=asyncio.FIRST_COMPLETED)
             problem, deadline = "", math.inf
             for pause in itertools.chain(EAGER, itertools.repeat(EAGER[-1])):
-                await asyncio.sleep(pause)
+                await asyncio.wait({running}, timeout=pause)
+                if running.done() and running.exception() is not None:
+                    await running
                 try:
                     if await self._taken(name, launch.worker_id, document):
                         return
                 except ExecutorError as error:
                     problem = str(error)
                 if running.done():
-                    await running
                     if (ended := _ended(self._pods.get(name))) is not None:
                         tail = await self._call(self._cluster.log, name)
                         raise ExecutorError(f"{ended.reason or 'its worker ended at once'}: {tail}".rstrip(": "))
@@ -329,9 +331,12 @@ class KubernetesExecutor:
                 if time.monotonic() > deadline:
                     said = problem or "it says nothing"
                     raise ExecutorError(f"its worker does not take its launch document: {said}")
+                if running.done():
+                    await asyncio.sleep(pause)
         finally:
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
+            for task in (running, placed):
+                task.cancel()
+            await asyncio.gather(running, placed, return_exceptions=True)
 
     async def _taken(self, name: str, worker_id: str, document: str) -> bool:
         """Gives a worker its launch document; whether it says that it has it. It reads one, however often it is given.
@@ -505,9 +510,9 @@ def _ended(pod: Object | None) -> Exited | None:
     return pods.exited(pod, stopped=False)
 
 
-def _placed(pod: Object | None) -> bool:
-    """Whether it has a node."""
-    return pod is not None and "nodeName" in pod["spec"]
+def _placed(pod: Object | None) -> bool | None:
+    """True once it has a node."""
+    return True if pod is not None and "nodeName" in pod["spec"] else None
 
 
 def _contract(said: str) -> int | None:
