@@ -148,9 +148,16 @@ def until(condition: Callable[[], _T], seconds: float = 60) -> _T:
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """The Kubernetes that the suite was given."""
-    named, registry = os.environ.get("NEARTIME_TEST_KUBECONFIG"), os.environ.get("NEARTIME_TEST_REGISTRY")
-    if not named or not registry:
+    if not os.environ.get("NEARTIME_TEST_KUBECONFIG") or not os.environ.get("NEARTIME_TEST_REGISTRY"):
         pytest.skip("no Kubernetes to be tested with: scripts/test-cluster starts one")
+    with given_cluster() as found:
+        yield found
+
+
+@contextlib.contextmanager
+def given_cluster() -> Iterator[Cluster]:
+    """The one that the environment names."""
+    named, registry = os.environ["NEARTIME_TEST_KUBECONFIG"], os.environ["NEARTIME_TEST_REGISTRY"]
     url = registry if "://" in registry else f"http://{registry}"
     with config.new_client_from_config(named) as api:
         yield Cluster(Path(named), api, urlsplit(url).netloc, url.rstrip("/"))
@@ -178,6 +185,10 @@ def fresh_namespace(cluster: Cluster, prefix: str = "test") -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def cluster_images(cluster: Cluster) -> ClusterImages:
+    return pushed_images(cluster)
+
+
+def pushed_images(cluster: Cluster) -> ClusterImages:
     """The images of `images.py`, in the cluster's registry."""
 
     def pushed(name: str) -> str:

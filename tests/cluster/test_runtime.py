@@ -10,27 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cluster.world import in_pods
 from clusters import Cluster, ClusterImages, fresh_namespace, until
-from executors.harness import Door
 
 from neartime import RuntimeService, Session
 from neartime.contract.jobs import ReasonCode
 from neartime.errors import JobFailed
-from neartime_server.bus.server import free_port
 from neartime_server.testing import Runtime
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 SESSIONS = 50
 TEMPLATES = Path(__file__).parents[2] / "program-templates"
-BACKENDS = """
-[[backends]]
-name = "aer"
-factory = "qiskit_aer:AerSimulator"
-parallelism = 8
-[backends.placement]
-promised = 0.05
-"""
 COUNT = """
 import time
 
@@ -60,32 +51,9 @@ def namespace(cluster: Cluster) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def in_cluster(
-    cluster: Cluster, namespace: str, cluster_images: ClusterImages, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Runtime]:
-    """A runtime on this machine whose workers are pods, of images in the cluster's registry."""
-    home = tmp_path_factory.mktemp("runtime")
-    (home / "nats").mkdir()
-    port = free_port()
-    (home / "nats" / "port").write_text(f"{port}\n")
-    backends = home / "backends.toml"
-    backends.write_text(BACKENDS)
-    door = Door(cluster.machine, port)
-    with Runtime(
-        home,
-        executor="kubernetes",
-        kubeconfig=cluster.kubeconfig,
-        kubernetes_namespace=namespace,
-        kubernetes_nats=f"{cluster.machine}:{door.port}",
-        nats_worker_url=f"nats://{cluster.machine}:{door.port}",
-        registry=f"{cluster.registry}/runtime",
-        registry_insecure=cluster.registry,
-        base_image=cluster_images.base,
-        backends_file=backends,
-        worker_heartbeat=1.0,
-    ) as runtime:
+def in_cluster(cluster: Cluster, namespace: str, cluster_images: ClusterImages) -> Iterator[Runtime]:
+    with in_pods(cluster, namespace, cluster_images) as runtime:
         yield runtime
-    door.close()
 
 
 @pytest.fixture

@@ -267,6 +267,8 @@ class Door:
         except OSError:  # nobody is there now
             theirs.close()
             return
+        for end in (theirs, ours):
+            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for ends in ((theirs, ours), (ours, theirs)):
             threading.Thread(target=self._pump, args=ends, daemon=True).start()
 

@@ -85,7 +85,8 @@ class Pods:
             moved = self._moved
             if (answer := decide(self._known.get(name))) is not None:
                 return answer
-            await asyncio.wait_for(moved.wait(), max(0.0, deadline - time.monotonic()))
+            left = None if seconds == math.inf else max(0.0, deadline - time.monotonic())
+            await asyncio.wait_for(moved.wait(), left)
 
     # --- in the loop
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import itertools
 import json
 import logging
 import math
@@ -41,9 +42,10 @@ T = TypeVar("T")
 THREADS: Final = 32
 TAKEN_SECONDS: Final = 60.0
 """How long a worker may take from its start until it has its launch document: an import, on a busy node."""
-TRIES: Final = 3
-NEWS_SECONDS: Final = 5.0
-"""How long it may take until the cluster says that a container has ended."""
+EAGER: Final = (0.15, 0.05, 0.05, 0.1, 0.1, 0.2, 0.5)
+"""Seconds before each try to give a pod that has a node its launch document; the last for all that follow."""
+ANSWER_SECONDS: Final = 2.0
+"""How long an answer is waited for, before the document is given again."""
 CHECK_SECONDS: Final = 300.0
 """How long it may take to pull an image and ask its runner for its version."""
 END_MARGIN: Final = 30.0
@@ -232,8 +234,7 @@ class KubernetesExecutor:
         try:
             if not await asyncio.shield(made):
                 return  # it was started before
-            await self._run(name)
-            await self._hand_over(name, launch)
+            await self._begin(name, launch)
             if launch.worker_id in self._stopped:
                 raise ExecutorError("it was stopped before it was started")
         except BaseException:
@@ -300,25 +301,50 @@ class KubernetesExecutor:
             return await self._pods.until(name, decide, self._pending)
         return None
 
-    async def _hand_over(self, name: str, launch: Launch) -> None:
-        """Gives a worker its launch document.
+    async def _begin(self, name: str, launch: Launch) -> None:
+        """Waits until a pod's worker runs, and gives it its launch document.
+
+        A kubelet tells of a container's start up to a second late, so it is tried as soon as the pod has a node.
 
         Raises:
-            ExecutorError: it does not take it; with the end of its log.
+            ExecutorError: it does not run, or does not take it; with the reason, and the end of its log.
         """
-        document, problem = launch.model_dump_json(), ""
-        for _ in range(TRIES):
-            try:
-                said = await self._call(self._cluster.say, name, document, TAKEN_SECONDS)
-            except ExecutorError as error:
-                said, problem = "", str(error)
-            if launch.worker_id in said:
-                return
-            with contextlib.suppress(asyncio.TimeoutError):  # or it goes on, and is asked again
-                ended = await self._pods.until(name, _ended, NEWS_SECONDS)
-                tail = await self._call(self._cluster.log, name)
-                raise ExecutorError(f"{ended.reason or 'its worker ended at once'}: {tail}".rstrip(": "))
-        raise ExecutorError(f"its worker does not take its launch document: {problem or 'it says nothing'}")
+        document, running = launch.model_dump_json(), asyncio.ensure_future(self._run(name))
+        placed = asyncio.ensure_future(self._pods.until(name, _placed, math.inf))
+        try:
+            await asyncio.wait({running, placed}, return_when=asyncio.FIRST_COMPLETED)
+            problem, deadline = "", math.inf
+            for pause in itertools.chain(EAGER, itertools.repeat(EAGER[-1])):
+                await asyncio.wait({running}, timeout=pause)
+                if running.done() and running.exception() is not None:
+                    await running
+                try:
+                    if await self._taken(name, launch.worker_id, document):
+                        return
+                except ExecutorError as error:
+                    problem = str(error)
+                if running.done():
+                    if (ended := _ended(self._pods.get(name))) is not None:
+                        tail = await self._call(self._cluster.log, name)
+                        raise ExecutorError(f"{ended.reason or 'its worker ended at once'}: {tail}".rstrip(": "))
+                    deadline = min(deadline, time.monotonic() + TAKEN_SECONDS)
+                if time.monotonic() > deadline:
+                    said = problem or "it says nothing"
+                    raise ExecutorError(f"its worker does not take its launch document: {said}")
+                if running.done():
+                    await asyncio.sleep(pause)
+        finally:
+            for task in (running, placed):
+                task.cancel()
+            await asyncio.gather(running, placed, return_exceptions=True)
+
+    async def _taken(self, name: str, worker_id: str, document: str) -> bool:
+        """Gives a worker its launch document; whether it says that it has it. It reads one, however often it is given.
+
+        What it says just when somebody attaches may be in its log alone.
+        """
+        said = await self._call(self._cluster.say, name, document, ANSWER_SECONDS)
+        return worker_id in said or worker_id in await self._call(self._cluster.log, name)
 
     async def _remove(self, name: str) -> None:
         """At once: it has nothing to lose."""
@@ -482,6 +508,11 @@ def _ended(pod: Object | None) -> Exited | None:
     if pod is None:
         return Exited("", None, None, "its pod was deleted")
     return pods.exited(pod, stopped=False)
+
+
+def _placed(pod: Object | None) -> bool | None:
+    """True once it has a node."""
+    return True if pod is not None and "nodeName" in pod["spec"] else None
 
 
 def _contract(said: str) -> int | None:
