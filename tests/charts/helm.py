@@ -28,9 +28,7 @@ def tool(name: str) -> str:
     return found[-1]
 
 
-def helm(
-    *arguments: object, kubeconfig: Path | None = None, seconds: float = 240
-) -> "subprocess.CompletedProcess[str]":
+def helm(*arguments: object, kubeconfig: Path | None = None, seconds: float = 240) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "KUBECONFIG": str(kubeconfig or os.devnull)}
     command = [tool("helm"), *map(str, arguments)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=seconds, check=False)
