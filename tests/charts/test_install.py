@@ -15,7 +15,7 @@ import pytest
 import yaml
 from charts.helm import Objects, template, tool
 from charts.installed import NAME, Installed, installed, ready
-from clusters import Cluster, until
+from clusters import Cluster, fresh_namespace, until
 from kubernetes import client
 
 from neartime import RuntimeService, Session
@@ -186,12 +186,13 @@ def test_a_pod_that_could_do_more_is_not_let_into_the_namespace_of_workers(lab: 
 
 @pytest.mark.parametrize("values", ["simple", "production", "external"])
 def test_the_api_server_takes_every_object(cluster: Cluster, namespace: str, values: str, tmp_path: Path) -> None:
-    given = Objects(template(values, "--set", f"workers.namespace.name={namespace}", namespace=namespace)).all
-    taken = [one for one in given if one["kind"] not in ("ServiceMonitor", "Namespace")]
-    file = tmp_path / "all.yaml"
-    file.write_text(yaml.safe_dump_all(taken))
-    command = [tool("kubectl"), "--kubeconfig", str(cluster.kubeconfig), "create", "--dry-run=server", "-f", str(file)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    with fresh_namespace(cluster) as workers:
+        given = Objects(template(values, "--set", f"workers.namespace.name={workers}", namespace=namespace)).all
+        taken = [one for one in given if one["kind"] not in ("ServiceMonitor", "Namespace")]
+        file = tmp_path / "all.yaml"
+        file.write_text(yaml.safe_dump_all(taken))
+        command = [tool("kubectl"), "--kubeconfig", str(cluster.kubeconfig), "create", "--dry-run=server"]
+        done = subprocess.run([*command, "-f", str(file)], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stderr == "", "it has something to say of Pod Security"
     assert len(done.stdout.splitlines()) == len(taken)
@@ -202,8 +203,33 @@ def test_what_is_uninstalled_leaves_the_secrets_alone(cluster: Cluster, tmp_path
         made.helm("uninstall", made.release, "--wait", "--timeout", "120s")
         left = {one.metadata.name for one in cluster.core.list_namespaced_secret(made.namespace).items}
         assert left == {f"{NAME}-operator", f"{NAME}-postgresql"}
-        assert made.pods("server") == made.pods("nats") == made.pods("postgresql") == []
+        until(lambda: not any(made.pods(component) for component in ("server", "nats", "postgresql")), 60)
         namespaces = {
             one.metadata.name for one in cluster.core.list_namespace().items if not one.metadata.deletion_timestamp
         }
         assert made.workers_namespace not in namespaces
+
+
+@pytest.fixture(scope="module")
+def three(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
+    with installed(cluster, tmp_path_factory.mktemp("three"), nats=3) as made:
+        yield made
+
+
+def test_one_of_three_nats_servers_is_lost_in_the_middle_of_a_job_and_no_message(three: Installed) -> None:
+    [first, *_] = sorted(pod.metadata.name for pod in three.pods("nats"))
+
+    def lose() -> None:
+        three.cluster.core.delete_namespaced_pod(first, three.namespace, grace_period_seconds=0)
+
+    with three.service() as service:
+        through(three, service, lose)
+
+
+def test_three_nats_servers_are_rolled_out_one_by_one_under_a_job(three: Installed) -> None:
+    def roll() -> None:
+        three.kubectl("rollout", "restart", f"statefulset/{NAME}-nats")
+
+    with three.service() as service:
+        through(three, service, roll)
+    three.kubectl("rollout", "status", f"statefulset/{NAME}-nats", "--timeout", "300s", seconds=320)
