@@ -17,6 +17,7 @@ from charts.helm import Objects, template, tool
 from charts.installed import NAME, Installed, installed, ready
 from clusters import Cluster, fresh_namespace, until
 from kubernetes import client
+from registries import Authority
 
 from neartime import RuntimeService, Session
 
@@ -212,7 +213,11 @@ def test_what_is_uninstalled_leaves_the_secrets_alone(cluster: Cluster, tmp_path
 
 @pytest.fixture(scope="module")
 def three(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
-    with installed(cluster, tmp_path_factory.mktemp("three"), nats=3) as made:
+    """Three NATS servers, behind a door with TLS; workers come without."""
+    folder = tmp_path_factory.mktemp("three")
+    authority = Authority(folder)
+    with installed(cluster, folder, nats=3, authority=authority) as made, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SSL_CERT_FILE", str(authority.certificate))  # the client trusts it alone
         yield made
 
 
@@ -224,6 +229,15 @@ def test_one_of_three_nats_servers_is_lost_in_the_middle_of_a_job_and_no_message
 
     with three.service() as service:
         through(three, service, lose)
+
+
+def test_a_client_that_does_not_trust_the_authority_of_the_door_gets_its_result_all_the_same(
+    three: Installed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SSL_CERT_FILE")
+    with three.service() as service:
+        service.upload_program(COUNT, name="count")
+        assert service.run("count", {"count": 3}, {"backend": "aer"}).result(timeout=120) == 3
 
 
 def test_three_nats_servers_are_rolled_out_one_by_one_under_a_job(three: Installed) -> None:
