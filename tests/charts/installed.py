@@ -77,7 +77,7 @@ class Installed:
 
     # --- kubectl
 
-    def kubectl(self, *arguments: str, seconds: float = 120) -> str:
+    def kubectl(self, *arguments: str, given: str | None = None, seconds: float = 120) -> str:
         command = [
             tool("kubectl"),
             "--kubeconfig",
@@ -86,7 +86,7 @@ class Installed:
             self.namespace,
             *arguments,
         ]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, input=given, timeout=seconds, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -150,13 +150,19 @@ def ready(pod: client.V1Pod) -> bool:
 
 @contextlib.contextmanager
 def installed(
-    cluster: Cluster, folder: Path, nats: int = 1, authority: Authority | None = None, **changes: Any
+    cluster: Cluster,
+    folder: Path,
+    nats: int = 1,
+    authority: Authority | None = None,
+    operator: Object | None = None,
+    **changes: Any,
 ) -> Iterator[Installed]:
     """An installation with doors, in a namespace of its own; it goes with all that is in it.
 
     Args:
         nats: how many servers.
         authority: signs a certificate for NATS' door.
+        operator: the data of a Secret that was the operator's before.
     """
     with (
         fresh_namespace(cluster, "chart") as namespace,
@@ -199,6 +205,9 @@ def installed(
             cluster.core.create_namespaced_secret(namespace, secret)
             door = {"publicUrl": f"tls://{made.node}:{ports[1]}", "tls": {"existingSecret": "door"}}
             _merge(made.values, {"nats": door})
+        if operator is not None:
+            cluster.core.create_namespaced_secret(namespace, {"metadata": {"name": "operator"}, "data": operator})
+            _merge(made.values, {"operatorSecret": {"existingSecret": "operator"}})
         try:
             made.install()
             yield made

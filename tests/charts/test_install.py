@@ -199,6 +199,36 @@ def test_the_api_server_takes_every_object(cluster: Cluster, namespace: str, val
     assert len(done.stdout.splitlines()) == len(taken)
 
 
+def test_a_backup_is_restored_in_another_installation(lab: Installed, cluster: Cluster, tmp_path: Path) -> None:
+    """As docs/how-to/operate.md says: the database, and the operator's secret."""
+
+    def database(of: Installed, *command: str, given: str | None = None) -> str:
+        script = 'export PGPASSWORD="$(cat /run/password/password)"; exec "$@" -h 127.0.0.1 -U neartime neartime'
+        place = ("exec", "--stdin", f"statefulset/{NAME}-postgresql", "--", "sh", "-c", script, "-")
+        return of.kubectl(*place, *command, given=given)
+
+    token = lab.token("keeps")
+    with RuntimeService(lab.url, token) as before:
+        before.upload_program(COUNT, name="kept")
+        job = before.run("kept", {"count": 4, "pause": 0}, {"backend": "aer"})
+        assert job.result(timeout=120) == 4
+        job_id = job.job_id()
+    dump = database(lab, "pg_dump", "--clean", "--if-exists")
+    secret = cluster.core.read_namespaced_secret(f"{NAME}-operator", lab.namespace).data
+    with installed(cluster, tmp_path, operator=secret) as other:
+        other.kubectl("scale", f"deploy/{NAME}", "--replicas", "0")
+        until(lambda: not other.pods("server"), 60)
+        database(other, "psql", "--quiet", "--set", "ON_ERROR_STOP=1", given=dump)
+        other.kubectl("scale", f"deploy/{NAME}", "--replicas", "1")
+        other.kubectl("rollout", "status", f"deploy/{NAME}", "--timeout", "120s")
+        with RuntimeService(other.url, token) as after:
+            assert after.job(job_id).result(timeout=30) == 4
+            heard: list[int] = []
+            again = after.run("kept", {"count": 3}, {"backend": "aer"}, callback=lambda _, value: heard.append(value))
+            assert again.result(timeout=120) == 3
+            assert heard == [0, 1, 2]
+
+
 def test_what_is_uninstalled_leaves_the_secrets_alone(cluster: Cluster, tmp_path: Path) -> None:
     with installed(cluster, tmp_path) as made:
         made.helm("uninstall", made.release, "--wait", "--timeout", "120s")
