@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -162,6 +162,7 @@ def installed(
     nats: int = 1,
     authority: Authority | None = None,
     operator: Object | None = None,
+    prepare: Callable[[Installed], None] | None = None,
     **changes: Any,
 ) -> Iterator[Installed]:
     """An installation with doors, in a namespace of its own; it goes with all that is in it.
@@ -170,6 +171,7 @@ def installed(
         nats: how many servers.
         authority: signs a certificate for NATS' door.
         operator: the data of a Secret that was the operator's before.
+        prepare: makes what the values name, before anything is installed.
     """
     with (
         fresh_namespace(cluster, "chart") as namespace,
@@ -215,6 +217,8 @@ def installed(
         if operator is not None:
             cluster.core.create_namespaced_secret(namespace, {"metadata": {"name": "operator"}, "data": operator})
             _merge(made.values, {"operatorSecret": {"existingSecret": "operator"}})
+        if prepare is not None:
+            prepare(made)
         try:
             made.install()
             yield made

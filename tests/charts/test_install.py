@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import json
+import shutil
 import subprocess
 import threading
 import time
@@ -15,9 +17,9 @@ import pytest
 import yaml
 from charts.helm import Objects, template, tool
 from charts.installed import NAME, Installed, installed, ready
-from clusters import Cluster, fresh_namespace, until
+from clusters import STATE, Cluster, fresh_namespace, until
 from kubernetes import client
-from registries import Authority
+from registries import Authority, Registry, require_registry
 
 from neartime import RuntimeService, Session
 
@@ -245,18 +247,6 @@ def test_one_nats_server_becomes_three_as_it_is_documented(cluster: Cluster, tmp
             through(made, service, lambda: None)
 
 
-def test_what_is_uninstalled_leaves_the_secrets_alone(cluster: Cluster, tmp_path: Path) -> None:
-    with installed(cluster, tmp_path) as made:
-        made.helm("uninstall", made.release, "--wait", "--timeout", "120s")
-        left = {one.metadata.name for one in cluster.core.list_namespaced_secret(made.namespace).items}
-        assert left == {f"{NAME}-operator", f"{NAME}-postgresql"}
-        until(lambda: not any(made.pods(component) for component in ("server", "nats", "postgresql")), 60)
-        namespaces = {
-            one.metadata.name for one in cluster.core.list_namespace().items if not one.metadata.deletion_timestamp
-        }
-        assert made.workers_namespace not in namespaces
-
-
 @pytest.fixture(scope="module")
 def three(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
     """Three NATS servers, behind a door with TLS; workers come without."""
@@ -293,3 +283,57 @@ def test_three_nats_servers_are_rolled_out_one_by_one_under_a_job(three: Install
     with three.service() as service:
         through(three, service, roll)
     three.kubectl("rollout", "status", f"statefulset/{NAME}-nats", "--timeout", "300s", seconds=320)
+
+
+@pytest.fixture
+def locked(cluster: Cluster, tmp_path: Path) -> Iterator[Registry]:
+    """A registry with TLS by an authority of its own, and a password, that the nodes trust."""
+    require_registry()
+    if not cluster.own:
+        pytest.skip("this machine has no say in whom the nodes trust")
+    authority = Authority(tmp_path)
+    with Registry(address=cluster.machine, authority=authority, users={"neartime": "secret"}) as registry:
+        trusted = STATE / "certs.d" / registry.host
+        trusted.mkdir(parents=True)
+        try:
+            (trusted / "ca.crt").write_text(authority.certificate.read_text())
+            (trusted / "hosts.toml").write_text(f'[host."{registry.url}"]\nca = "{trusted / "ca.crt"}"\n')
+            yield registry
+        finally:
+            shutil.rmtree(trusted)
+
+
+def test_images_go_to_a_registry_with_tls_and_a_password_and_workers_are_pulled_from_it(
+    cluster: Cluster, locked: Registry, tmp_path: Path
+) -> None:
+    login = base64.b64encode(b"neartime:secret").decode()
+    config = json.dumps({"auths": {locked.host: {"auth": login}}})
+    secret = {"type": "kubernetes.io/dockerconfigjson", "stringData": {".dockerconfigjson": config}}
+    authority = {"metadata": {"name": "lab-ca"}, "data": {"ca.crt": (tmp_path / "authority.pem").read_text()}}
+
+    def prepare(made: Installed) -> None:
+        cluster.core.create_namespaced_secret(made.namespace, {"metadata": {"name": "push"}, **secret})
+        cluster.core.create_namespaced_config_map(made.namespace, authority)
+
+    registry = {"prefix": f"{locked.host}/programs", "credentialsSecret": "push", "ca": {"configMap": "lab-ca"}}
+    backend = {"name": "aer", "factory": "qiskit_aer:AerSimulator", "placement": {"image_pull_secrets": ["pull"]}}
+    with installed(cluster, tmp_path, prepare=prepare, registry=registry, backends=[backend]) as made:
+        cluster.core.create_namespaced_secret(made.workers_namespace, {"metadata": {"name": "pull"}, **secret})
+        with made.service() as service:
+            service.upload_program(COUNT, name="count")
+            assert service.run("count", {"count": 3}, {"backend": "aer"}).result(timeout=180) == 3
+        assert "programs/" in locked.log
+        worker = cluster.core.list_namespaced_event(made.workers_namespace).items
+        assert any(event.reason == "Pulled" and locked.host in event.message for event in worker)
+
+
+def test_what_is_uninstalled_leaves_the_secrets_and_the_disks(three: Installed) -> None:
+    """The last one: there is nothing of it after that."""
+    core = three.cluster.core
+    three.helm("uninstall", three.release, "--wait", "--timeout", "120s")
+    until(lambda: not any(three.pods(component) for component in ("server", "nats", "postgresql")), 90)
+    kept = {one.metadata.name for one in core.list_namespaced_secret(three.namespace).items} - {"door"}
+    assert kept == {f"{NAME}-operator", f"{NAME}-postgresql"}
+    assert len(core.list_namespaced_persistent_volume_claim(three.namespace).items) == 4
+    namespaces = {one.metadata.name for one in core.list_namespace().items if not one.metadata.deletion_timestamp}
+    assert three.workers_namespace not in namespaces
