@@ -57,7 +57,7 @@ def run(settings: Settings, options: argparse.Namespace) -> None:
     elif options.noun == "migrate":
         _migrate(settings, options.wait, options.instance)
     else:
-        print(trust(Keys.load(settings.secret_path, create=True), options.folder, options.name), end="")
+        print(trust(Keys.load(settings.secret_path), options.folder, options.name), end="")
 
 
 def _migrate(settings: Settings, wait: float, instance: str | None) -> None:

@@ -203,6 +203,12 @@ def test_a_migration_that_the_database_refuses_says_so_in_one_line(installation:
     assert "Traceback" not in said
 
 
+def test_nats_is_not_told_to_trust_an_operator_who_is_not_there(installation: Installation) -> None:
+    installation.environment["NEARTIME_SECRET_FILE"] = str(installation.folder / "mistyped")
+    assert "mistyped" in installation.admin("nats-config", "--folder", "/data", status=2)
+    assert not (installation.folder / "mistyped").exists()
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="this machine has no root, who gives files away")
 @pytest.mark.parametrize(
     ("owner", "mode", "taken"),
