@@ -181,10 +181,11 @@ def installed(
         ports = _free_ports(cluster, 2)
         made = Installed(cluster, namespace, folder, pushed(cluster))
         made.ports = {"http": ports[0], "nats": ports[1]}
+        small = {"requests": {"cpu": "50m", "memory": "64Mi"}}  # several installations share a small node
         defaults: Object = {
             "server": {
                 "service": {"type": "NodePort", "nodePort": ports[0]},
-                "resources": {"requests": {"cpu": "100m"}},
+                "resources": {"requests": {"cpu": "50m", "memory": "128Mi"}},
                 "extraEnv": [{"name": "UV_DEFAULT_INDEX", "value": index.url}],
             },
             "nats": {
@@ -192,8 +193,9 @@ def installed(
                 "publicUrl": f"nats://{made.node}:{ports[1]}",
                 "service": {"type": "NodePort", "nodePort": ports[1]},
                 "storage": {"size": "1Gi", **storage},
+                "resources": small,
             },
-            "postgresql": {"storage": {"size": "1Gi", **storage}},
+            "postgresql": {"storage": {"size": "1Gi", **storage}, "resources": small},
             "workers": {"namespace": {"name": f"{namespace}-workers"}},
             "backends": [
                 {

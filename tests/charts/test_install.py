@@ -316,7 +316,8 @@ def test_images_go_to_a_registry_with_tls_and_a_password_and_workers_are_pulled_
         cluster.core.create_namespaced_config_map(made.namespace, authority)
 
     registry = {"prefix": f"{locked.host}/programs", "credentialsSecret": "push", "ca": {"configMap": "lab-ca"}}
-    backend = {"name": "aer", "factory": "qiskit_aer:AerSimulator", "placement": {"image_pull_secrets": ["pull"]}}
+    placement = {"promised": 0.05, "image_pull_secrets": ["pull"]}
+    backend = {"name": "aer", "factory": "qiskit_aer:AerSimulator", "placement": placement}
     with installed(cluster, tmp_path, prepare=prepare, registry=registry, backends=[backend]) as made:
         cluster.core.create_namespaced_secret(made.workers_namespace, {"metadata": {"name": "pull"}, **secret})
         with made.service() as service:
