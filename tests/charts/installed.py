@@ -137,8 +137,8 @@ class Installed:
     @cached_property
     def node(self) -> str:
         """A node's address."""
-        [first, *_] = self.cluster.core.list_node().items
-        return str(next(one.address for one in first.status.addresses if one.type == "InternalIP"))
+        addresses = _node(self.cluster).status.addresses
+        return str(next(one.address for one in addresses if one.type == "InternalIP"))
 
     def token(self, user: str = "ada", role: str = "user") -> str:
         """As NOTES says."""
@@ -147,6 +147,14 @@ class Installed:
 
     def service(self) -> RuntimeService:
         return RuntimeService(self.url, self.token())
+
+
+def _node(cluster: Cluster) -> client.V1Node:
+    """One that is there: other tests make some that are not."""
+    for node in cluster.core.list_node().items:
+        if any(one.type == "Ready" and one.status == "True" for one in node.status.conditions or []):
+            return node
+    raise AssertionError("no node is ready")
 
 
 def ready(pod: client.V1Pod) -> bool:
@@ -253,7 +261,7 @@ def _disks(cluster: Cluster, namespace: str, nats: int) -> Iterator[Object]:
     if client.StorageV1Api(cluster.api).list_storage_class().items:
         yield {}
         return
-    [node, *_] = cluster.core.list_node().items
+    node = _node(cluster)
     folder = f"/var/lib/neartime-test/{namespace}"
     claims = ["data-lab-neartime-postgresql-0", *(f"data-lab-neartime-nats-{number}" for number in range(nats))]
     with _root_pod(cluster, folder) as shell:

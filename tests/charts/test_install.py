@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import secrets
 import shutil
 import subprocess
 import threading
@@ -18,8 +19,11 @@ import yaml
 from charts.helm import Objects, template, tool
 from charts.installed import NAME, Installed, installed, ready
 from clusters import STATE, Cluster, fresh_namespace, until
+from databases import Postgres
+from executors.harness import Door
 from kubernetes import client
 from registries import Authority, Registry, require_registry
+from sqlalchemy import make_url
 
 from neartime import RuntimeService, Session
 
@@ -118,13 +122,13 @@ def test_a_pod_that_is_deleted_in_the_middle_of_a_job_costs_no_message(
 
 
 def test_an_upgrade_keeps_secrets_and_a_session_that_runs(lab: Installed, service: RuntimeService) -> None:
-    def secrets() -> dict[str, dict[str, str]]:
+    def kept() -> dict[str, dict[str, str]]:
         names = (f"{NAME}-operator", f"{NAME}-postgresql")
         return {name: lab.cluster.core.read_namespaced_secret(name, lab.namespace).data for name in names}
 
-    before, pods = secrets(), {pod.metadata.uid for pod in lab.pods("server")}
+    before, pods = kept(), {pod.metadata.uid for pod in lab.pods("server")}
     through(lab, service, lambda: lab.upgrade(server={"replicas": 2, "podAnnotations": {"upgraded": "yes"}}))
-    assert secrets() == before
+    assert kept() == before
     assert len(base64.b64decode(before[f"{NAME}-operator"]["secret"])) == 64
     now = {pod.metadata.uid for pod in lab.pods("server") if ready(pod)}
     assert len(now) == 2
@@ -303,9 +307,22 @@ def locked(cluster: Cluster, tmp_path: Path) -> Iterator[Registry]:
             shutil.rmtree(trusted)
 
 
-def test_images_go_to_a_registry_with_tls_and_a_password_and_workers_are_pulled_from_it(
-    cluster: Cluster, locked: Registry, tmp_path: Path
+@pytest.fixture
+def database(cluster: Cluster, postgres: Postgres) -> Iterator[str]:
+    """The URL, as pods reach it, of an empty database on this machine."""
+    name = f"chart_{secrets.token_hex(6)}"
+    url = make_url(postgres.create(name))
+    door = Door(cluster.machine, postgres.port)
+    yield url.set(host=cluster.machine, port=door.port).render_as_string(hide_password=False)
+    door.close()
+    postgres.drop(name)
+
+
+@pytest.mark.postgres
+def test_registry_and_database_are_the_operators_own_with_tls_and_passwords(
+    cluster: Cluster, locked: Registry, database: str, tmp_path: Path
 ) -> None:
+    """Tables are made before anything is installed; images are pushed, and pulled by the node, with credentials."""
     login = base64.b64encode(b"neartime:secret").decode()
     config = json.dumps({"auths": {locked.host: {"auth": login}}})
     secret = {"type": "kubernetes.io/dockerconfigjson", "stringData": {".dockerconfigjson": config}}
@@ -314,11 +331,17 @@ def test_images_go_to_a_registry_with_tls_and_a_password_and_workers_are_pulled_
     def prepare(made: Installed) -> None:
         cluster.core.create_namespaced_secret(made.namespace, {"metadata": {"name": "push"}, **secret})
         cluster.core.create_namespaced_config_map(made.namespace, authority)
+        url = {"metadata": {"name": "database"}, "stringData": {"url": database}}
+        cluster.core.create_namespaced_secret(made.namespace, url)
 
     registry = {"prefix": f"{locked.host}/programs", "credentialsSecret": "push", "ca": {"configMap": "lab-ca"}}
     placement = {"promised": 0.05, "image_pull_secrets": ["pull"]}
     backend = {"name": "aer", "factory": "qiskit_aer:AerSimulator", "placement": placement}
-    with installed(cluster, tmp_path, prepare=prepare, registry=registry, backends=[backend]) as made:
+    own = {"registry": registry, "database": {"existingSecret": "database"}, "postgresql": {"enabled": False}}
+    with installed(cluster, tmp_path, prepare=prepare, backends=[backend], **own) as made:
+        assert made.pods("postgresql") == []
+        events = cluster.core.list_namespaced_event(made.namespace, field_selector="involvedObject.kind=Job").items
+        assert "Completed" in {event.reason for event in events}, "the hook"
         cluster.core.create_namespaced_secret(made.workers_namespace, {"metadata": {"name": "pull"}, **secret})
         with made.service() as service:
             service.upload_program(COUNT, name="count")
@@ -333,8 +356,8 @@ def test_what_is_uninstalled_leaves_the_secrets_and_the_disks(three: Installed) 
     core = three.cluster.core
     three.helm("uninstall", three.release, "--wait", "--timeout", "120s")
     until(lambda: not any(three.pods(component) for component in ("server", "nats", "postgresql")), 90)
-    kept = {one.metadata.name for one in core.list_namespaced_secret(three.namespace).items} - {"door"}
-    assert kept == {f"{NAME}-operator", f"{NAME}-postgresql"}
+    left = {one.metadata.name for one in core.list_namespaced_secret(three.namespace).items} - {"door"}
+    assert left == {f"{NAME}-operator", f"{NAME}-postgresql"}
     assert len(core.list_namespaced_persistent_volume_claim(three.namespace).items) == 4
     namespaces = {one.metadata.name for one in core.list_namespace().items if not one.metadata.deletion_timestamp}
     assert three.workers_namespace not in namespaces
