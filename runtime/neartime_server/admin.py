@@ -1,4 +1,5 @@
-"""`neartime admin instance|user|token|prune ...`: on the store itself, so that it works without a server too.
+"""`neartime admin instance|user|token|prune ...`: on the store itself, so that it works without a server too. And
+`secret|migrate|nats-config`, which a server of its own needs before it starts.
 
 A user is a name within an instance that tokens carry. A token is shown when it is made, and never again.
 A token that was ended is refused by a running server within three seconds.
@@ -11,6 +12,7 @@ import json
 from dataclasses import asdict, fields, replace
 from datetime import datetime, timedelta
 
+from neartime_server import provision
 from neartime_server.bus import Keys
 from neartime_server.errors import AdminError
 from neartime_server.pruning import IDLE, prune
@@ -104,6 +106,9 @@ def main(arguments: list[str]) -> int:
         AdminError, ConfigurationError: it can't be carried out.
     """
     options = _parser().parse_args(arguments)
+    if options.noun in provision.NOUNS:
+        provision.run(Settings.read(), options)
+        return 0
     admin = Admin(Settings.read())
     try:
         match options.noun, options.verb:
@@ -185,6 +190,7 @@ def _parser() -> argparse.ArgumentParser:
     idle = "seconds that a thing has to have been unused (3600)"
     pruning.add_argument("--idle", type=float, default=IDLE, metavar="SECONDS", help=idle)
     pruning.add_argument("--json", action="store_true")
+    provision.add(nouns)
     limit = instance.add_parser("limit", help="limits of its own, in place of the server's settings")
     limit.add_argument("name")
     for one in _LIMITS:

@@ -9,6 +9,7 @@ import logging
 import os
 import secrets
 import socket
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
@@ -24,7 +25,7 @@ from neartime_server.backends import Backends
 from neartime_server.builder import Builder, LocalBuilder
 from neartime_server.bus import Bus, Keys
 from neartime_server.control import Control
-from neartime_server.errors import ConfigurationError, ServerError
+from neartime_server.errors import BusError, ConfigurationError, ServerError
 from neartime_server.executors import Executor, ProcessExecutor
 from neartime_server.settings import FAULT_SUFFIX, SHUT_DOWN, Settings
 from neartime_server.store import Store, instances, tokens
@@ -35,6 +36,8 @@ log = logging.getLogger(__name__)
 BACKLOG = 512
 GARBAGE = (20_000, 20, 100)
 """Thresholds of the garbage collector, for a process that makes many objects a second and few cycles."""
+NATS_SECONDS = 60.0
+"""How long a server that starts waits for NATS."""
 SHUTDOWN_GRACE = 5
 """Seconds that requests under way, event streams among them, get to end when the server does. Workers go on."""
 
@@ -68,7 +71,7 @@ async def _start(settings: Settings, stack: AsyncExitStack) -> Services:
     backends = Backends.load(settings)
     stack.push_async_callback(backends.close)
     bus = Bus(settings, keys)
-    await bus.connect(settings.nats_url or _embedded_nats(settings.home))
+    await _reach(bus, settings)
     stack.push_async_callback(bus.close)
     executor, builder = await asyncio.to_thread(_workplace, settings, backends, keys)
     stack.push_async_callback(executor.close)
@@ -82,6 +85,24 @@ async def _start(settings: Settings, stack: AsyncExitStack) -> Services:
     services = Services(settings, keys, store, bus, builder, executor, backends, control)
     stack.push_async_callback(services.close)
     return services
+
+
+async def _reach(bus: Bus, settings: Settings) -> None:
+    """Connects to NATS. One of its own may be starting just now, as this server is; it is waited for.
+
+    Raises:
+        ConfigurationError: the embedded runtime has none.
+        BusError: it can't be reached, or knows another operator.
+    """
+    deadline = time.monotonic() + NATS_SECONDS
+    while True:
+        try:
+            return await bus.connect(settings.nats_url or _embedded_nats(settings.home))
+        except BusError as error:
+            if settings.nats_url is None or time.monotonic() > deadline:
+                raise
+            log.info("waiting for NATS: %s", error)
+        await asyncio.sleep(1)
 
 
 def _workplace(settings: Settings, backends: Backends, keys: Keys) -> tuple[Executor, Builder]:

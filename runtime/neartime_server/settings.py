@@ -51,6 +51,8 @@ class Settings:
     """Bytes reserved per instance for status, interim results and results."""
     bulk_stream_bytes: int = 4 << 30
     """Bytes per instance for logs and large values."""
+    stream_replicas: int = 1
+    """Servers of a NATS cluster that keep each stream: 1, or 3 so that one of them may be lost."""
     stream_max_age: float = 7 * 86400.0
     """Seconds that events stay in the streams; the store keeps results, interim results and logs beyond."""
 

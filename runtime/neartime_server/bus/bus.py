@@ -49,8 +49,13 @@ class Bus:
         """Raises BusError where NATS can't be reached, or does not know this operator."""
         self._url = url
         streams = self._settings.jobs_stream_bytes + self._settings.bulk_stream_bytes
-        self._accounts = Accounts(self._keys, url, int(ROOM * streams))
-        await self._accounts.open()
+        accounts = Accounts(self._keys, url, int(ROOM * streams * self._settings.stream_replicas))
+        try:
+            await accounts.open()
+        except BaseException:
+            await accounts.close()
+            raise
+        self._accounts = accounts
 
     async def close(self) -> None:
         for opening in self._tenants.values():

@@ -15,6 +15,11 @@ from neartime_server.errors import ConfigurationError
 SECRET_BYTES = 32
 
 
+def new_secret() -> str:
+    """A secret as its file holds it: hexadecimal digits."""
+    return secrets.token_hex(SECRET_BYTES)
+
+
 class KeyPair:
     """An nkey: an Ed25519 pair in NATS' text forms."""
 
@@ -67,7 +72,8 @@ class Keys:
 
     @classmethod
     def load(cls, path: Path, create: bool = False) -> Keys:
-        """The keys of the secret in a file: 64 hexadecimal digits, which only its owner can read.
+        """The keys of the secret in a file: 64 hexadecimal digits, which only its owner can read; or, where that is
+        somebody else, this process's group: so Kubernetes hands out Secrets.
 
         Raises:
             ConfigurationError: there is no such file, others can read it, or it holds something else.
@@ -76,7 +82,7 @@ class Keys:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}")  # one that died here may have had this pid
             with open(draft, "x", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-                file.write(secrets.token_hex(SECRET_BYTES) + "\n")
+                file.write(new_secret() + "\n")
             try:
                 os.link(draft, path)  # whoever comes first wins; nobody reads half a secret
             except FileExistsError:
@@ -84,11 +90,12 @@ class Keys:
             finally:
                 draft.unlink()
         try:
-            mode = path.stat().st_mode & 0o777
+            status = path.stat()
             text = path.read_text().strip()
         except OSError as error:
             raise ConfigurationError(f"the operator's secret can't be read: {error}") from error
-        if mode & 0o077:
+        mode = status.st_mode & 0o777
+        if mode & (0o077 if status.st_uid == os.geteuid() else 0o037):
             raise ConfigurationError(f"{path} can be read by others (mode {mode:o}); mend it with: chmod 600 {path}")
         try:
             return cls(bytes.fromhex(text))

@@ -44,6 +44,27 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def trust(keys: Keys, folder: Path, name: str = "neartime") -> str:
+    """The part of a NATS server's configuration by which it is this operator's: whom it trusts, where it keeps the
+    accounts that it is told of, and where streams go. There is no secret in it.
+
+    Args:
+        folder: on the NATS server's own disk.
+        name: the server's; each of a cluster has one of its own.
+    """
+    system = keys.system
+    return (
+        f'server_name: "{name}"\n'
+        f"operator: {claims.operator(keys.operator, system.public)}\n"
+        f"system_account: {system.public}\n"
+        f'resolver: {{ type: full, dir: "{folder / "jwt"}", allow_delete: true, interval: "{RESOLVER_INTERVAL}" }}\n'
+        f"resolver_preload: {{ {system.public}: {claims.system_account(keys.operator, system)} }}\n"
+        f'jetstream {{ store_dir: "{folder / "js"}", max_file_store: {RESERVABLE} }}\n'
+        f"write_deadline: 10s\n"
+        f"max_closed_clients: {CLOSED_CLIENTS}\n"
+    )
+
+
 class NatsServer:
     """Started in a session of its own: it outlives whoever started it, until `stop`."""
 
@@ -67,19 +88,7 @@ class NatsServer:
         return self._process.pid if self._process else None
 
     def configuration(self) -> str:
-        system = self._keys.system
-        return (
-            f'listen: "127.0.0.1:{self.port}"\n'
-            f"server_name: neartime\n"
-            f"operator: {claims.operator(self._keys.operator, system.public)}\n"
-            f"system_account: {system.public}\n"
-            f'resolver: {{ type: full, dir: "{self.folder / "jwt"}", allow_delete: true, '
-            f'interval: "{RESOLVER_INTERVAL}" }}\n'
-            f"resolver_preload: {{ {system.public}: {claims.system_account(self._keys.operator, system)} }}\n"
-            f'jetstream {{ store_dir: "{self.folder / "js"}", max_file_store: {RESERVABLE} }}\n'
-            f"write_deadline: 10s\n"
-            f"max_closed_clients: {CLOSED_CLIENTS}\n"
-        )
+        return f'listen: "127.0.0.1:{self.port}"\n' + trust(self._keys, self.folder)
 
     async def start(self) -> None:
         """Starts it and waits until it answers.

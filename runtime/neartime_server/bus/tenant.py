@@ -239,7 +239,7 @@ def stream_configs(settings: Settings) -> list[dict[str, Any]]:
             "max_age": int(settings.stream_max_age * 1e9),
             "max_msgs": -1,
             "max_consumers": -1,
-            "num_replicas": 1,
+            "num_replicas": settings.stream_replicas,
             "duplicate_window": int(min(120.0, settings.stream_max_age) * 1e9),
             "deny_delete": True,
             "allow_direct": False,

@@ -136,6 +136,9 @@ def admin(context: typer.Context) -> None:
     """Make, list and end instances, users and tokens: `admin instance|user|token create|list|end …`; and `admin prune`,
     which tells and removes what no program version needs.
 
+    Before a server of its own starts: `admin secret` prints a new operator's secret, `admin migrate` brings the
+    database's tables up to date, `admin nats-config` prints what a NATS server includes to trust this operator.
+
     It works on the data of this machine's runtime (or of NEARTIME_DATABASE), whether it is up or not.
     """
     answer = subprocess.run([*_server("admin"), *context.args], check=False)

@@ -95,7 +95,7 @@ class Link:
 
     async def _connect(self, access: Access, name: str) -> None:
         await self.client.connect(
-            self.client.through_door(access.url),
+            [self.client.through_door(url) for url in access.url.split(",")],
             name=name,
             user_credentials=RawCredentials(access.credential),
             inbox_prefix=access.inbox.encode(),
