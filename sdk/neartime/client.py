@@ -357,7 +357,7 @@ class RuntimeService:
         """The server's backends that fit all that is given."""
         return [
             backend
-            for backend in RuntimeBackend.all(self._connection)
+            for backend in RuntimeBackend.all(self._connection, self)
             if (name is None or backend.name == name)
             and (min_num_qubits is None or backend.num_qubits >= min_num_qubits)
             and (simulator is None or backend.simulator == simulator)
@@ -371,7 +371,7 @@ class RuntimeService:
         Raises:
             NotFound: there is none; the message names those there are.
         """
-        return RuntimeBackend.read(self._connection, backend_name(name) or "")
+        return RuntimeBackend.read(self._connection, backend_name(name) or "", self)
 
     def least_busy(
         self,
