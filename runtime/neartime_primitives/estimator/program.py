@@ -7,7 +7,7 @@ from typing import Any
 import isa
 from backends import is_exact, refuse, seed_of
 from delivery import Delivery
-from observables import in_paulis
+from observables import in_paulis, spread
 from qiskit.circuit import Gate
 from qiskit.primitives import BackendEstimatorV2
 from qiskit.primitives.containers.estimator_pub import EstimatorPub
@@ -59,6 +59,9 @@ def _run(backend: Any, pub: EstimatorPub, seed: int | None, exact: bool) -> Any:
 
         estimator = _estimators[id(backend)] = EstimatorV2.from_backend(backend)
     estimator.options.run_options = {} if seed is None else {"seed_simulator": seed}
+    if not pub.circuit.num_parameters and pub.parameter_values.shape:
+        # Aer runs a circuit without parameters once, whatever the shape: the observables take the shape of both.
+        pub = EstimatorPub(pub.circuit, spread(pub.observables, pub.shape), precision=pub.precision)
     return estimator.run([pub]).result()[0]
 
 

@@ -24,6 +24,14 @@ def in_paulis(pub: EstimatorPub) -> EstimatorPub:
     return EstimatorPub(pub.circuit, ObservablesArray(written), pub.parameter_values, pub.precision)
 
 
+def spread(observables: ObservablesArray, shape: tuple[int, ...]) -> ObservablesArray:
+    """Observables, broadcast to a shape."""
+    held = np.empty(observables.shape, dtype=object)
+    for index in np.ndindex(held.shape):
+        held[index] = observables[index]
+    return ObservablesArray(np.broadcast_to(held, shape).copy())
+
+
 def _written_out(observable: Any) -> dict[str, float]:
     total: dict[str, float] = {}
     for term, coefficient in observable.items():

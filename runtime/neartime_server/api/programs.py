@@ -279,6 +279,7 @@ def view(program: Program) -> ProgramView:
         update_date=utc(program.updated),
         version=version_view(program.version),
         spec=ibm.spec(manifest),
+        is_preinstalled=program.is_preinstalled,
     )
 
 

@@ -45,9 +45,9 @@ class Mode:
         """Whether its backend may have noise; asked of the server once."""
         if self._noisy is None:
             name = self._session.backend() if self._session is not None else self._backend
-            if name is None:
-                return True
-            self._noisy = not self.service.backend(name).configuration().get("noise_free", False)
+            # The server takes its first backend where a job names none.
+            backend = self.service.backend(name) if name is not None else self.service.backends()[0]
+            self._noisy = not backend.configuration().get("noise_free", False)
         return self._noisy
 
     def run(
