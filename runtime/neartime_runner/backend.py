@@ -141,9 +141,12 @@ def _gate(target: Any, name: str) -> dict[str, Any]:
 
 
 def _noise_free(backend: Any) -> bool:
-    """Whether it is known to compute without noise: a simulator that could have a model of it, and has none."""
-    unknown = object()
-    return getattr(getattr(backend, "options", None), "noise_model", unknown) is None
+    """Whether it is known to compute without noise: one of Aer's simulators, without a model of it.
+
+    Fake devices have such an option, too, and noise of their own where it is None.
+    """
+    of_aer = type(backend).__module__.partition(".")[0] == "qiskit_aer"
+    return of_aer and backend.options.get("noise_model") is None
 
 
 def _max_shots(backend: Any) -> int | None:

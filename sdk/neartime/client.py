@@ -169,7 +169,8 @@ class RuntimeService:
     def programs(
         self, refresh: bool = False, limit: int = 20, skip: int = 0, *, search: str | None = None
     ) -> list[RuntimeProgram]:
-        """The instance's programs and the public ones, by name. `refresh` is for those who know it: it is always so."""
+        """The instance's programs, then the public ones, each by name. `refresh` is for those who know it: it is always
+        so."""
         query = {"limit": limit, "offset": skip, "search": search}
         page = ProgramPage.model_validate(self._connection().json("GET", "/programs", query=query))
         return [RuntimeProgram(self._connection, view) for view in page.programs]

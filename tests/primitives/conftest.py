@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
-import neartime_primitives
 import pytest
 
+import neartime_primitives
 from neartime import codec
 
 

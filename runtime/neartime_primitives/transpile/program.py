@@ -34,5 +34,10 @@ def main(
     found = _managers[key].run(circuits)
     return {
         "circuits": found,
-        "depths": [one.depth(lambda step: len(step.qubits) > 1) for one in found],
+        "depths": [one.depth(_is_wide) for one in found],
     }
+
+
+def _is_wide(step: Any) -> bool:
+    """Whether it is a gate of several qubits: those are what errors come from."""
+    return len(step.qubits) > 1 and step.operation.name != "barrier"

@@ -101,7 +101,7 @@ def page(
     limit: int = 20,
     offset: int = 0,
 ) -> tuple[list[Program], int]:
-    """The instance's own programs and the public ones, by name, and how many there are in all.
+    """The instance's own programs, then the public ones, each by name; and how many there are in all.
 
     `search` finds its text in name or description, in any case.
     """
@@ -115,7 +115,11 @@ def page(
         )
     count = connection.execute(select(func.count()).select_from(programs).where(*where)).scalar_one()
     rows = connection.execute(
-        _select().where(*where).order_by(programs.c.name, programs.c.id).limit(limit).offset(offset)
+        _select()
+        .where(*where)
+        .order_by((programs.c.instance_id == instance_id).desc(), programs.c.name, programs.c.id)
+        .limit(limit)
+        .offset(offset)
     )
     return [_program(row) for row in rows], count
 
@@ -256,7 +260,9 @@ def _select() -> Select[Any]:
     # Both tables have an id, a digest and a time of creation: the version's columns go by a prefix.
     columns = [column.label(f"v_{column.name}") for column in program_versions.c]
     owner = select(instances.c.name).where(instances.c.id == programs.c.instance_id).scalar_subquery()
-    return select(programs, (owner == PREINSTALLED).label("is_preinstalled"), *columns).join(program_versions, program_versions.c.id == programs.c.version_id)
+    return select(programs, (owner == PREINSTALLED).label("is_preinstalled"), *columns).join(
+        program_versions, program_versions.c.id == programs.c.version_id
+    )
 
 
 def _of_reference(query: Select[Any]) -> Select[Any]:
