@@ -22,8 +22,8 @@ from neartime_server.store.tokens import Principal
 log = logging.getLogger(__name__)
 
 TRACE_HEADER: Final = "X-Request-Id"
-OPEN_PATHS: Final = frozenset({"/healthz", "/readyz", "/api/v1/openapi.json"})
-"""Told to anybody."""
+OPEN_PATHS: Final = frozenset({"/healthz", "/readyz", "/api/v1/openapi.json", "/api/v1/identity/token"})
+"""Told to anybody; the last asks for a token in its body."""
 TOKEN_CACHE_SECONDS: Final = 3.0
 """How long a token may still be taken after it was ended."""
 SMALL_BODY: Final = 1 << 20

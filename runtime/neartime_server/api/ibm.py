@@ -1,0 +1,146 @@
+"""What the `qiskit-ibm-runtime` client reads, made of what this server knows.
+
+That client states the version of the API that it speaks in a header, and gets its own shapes where they differ from
+this server's: other names, times and places in the dictionaries, nothing that is not true. What has no counterpart here
+(a plan, a count of credits) is left out.
+
+Sources: `qiskit_ibm_runtime.api.rest`, `.ibm_backend`, `.runtime_job_v2`, `.session`, `.utils.backend_decoder`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from typing import Annotated, Any, Final
+
+from fastapi import Depends, Request
+
+from neartime.contract.backends import BackendDevice
+from neartime.contract.jobs import JobMetrics, JobView, ReasonCode
+from neartime.contract.sessions import SessionState, SessionView
+
+VERSION_HEADER: Final = "IBM-API-Version"
+"""A date. Every release of the client that is read here sends one, and no other client does."""
+MOST: Final = 200
+"""Entries of a page. The client asks for as many as its caller wants, and takes what it gets."""
+_TIMED_OUT: Final = 1305
+"""The one reason code that the client knows: the job ran for longer than it may."""
+_STATES: Final = {
+    SessionState.OPEN: "open",
+    SessionState.ACTIVE: "active",
+    SessionState.DRAINING: "active",
+    SessionState.CLOSED: "closed",
+}
+
+
+async def _spoken(request: Request) -> bool:
+    return VERSION_HEADER in request.headers
+
+
+ForIbm = Annotated[bool, Depends(_spoken)]
+"""Whether the request is of that client."""
+
+
+def device(known: BackendDevice) -> dict[str, Any]:
+    """An entry of GET /backends."""
+    return {
+        "name": known.name,
+        "qubits": known.num_qubits or 0,
+        "queue_length": known.status.length_queue,
+        "status": {"name": "online" if known.status.state else "offline", "reason": known.status.message},
+    }
+
+
+def configuration(known: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes a `QasmBackendConfiguration`: `dt` in nanoseconds, and every basis gate is one of `gates`."""
+    told = {name: value for name, value in known.items() if name not in ("properties", "described", "dt")}
+    told["basis_gates"] = [gate["name"] for gate in known.get("gates", ())]
+    told["coupling_map"] = known.get("coupling_map") or []
+    told["online_date"] = _date(known)
+    if dt := known.get("dt"):
+        told["dt"] = dt * 1e9
+    if known.get("conditional"):
+        told["supported_features"] = ["qasm3"]
+    return told
+
+
+def properties(known: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What makes `BackendProperties`: each value has a date; None where there is no calibration."""
+    found = known.get("properties")
+    if not found:
+        return None
+    date = _date(known)
+    return {
+        **found,
+        "last_update_date": date,
+        "qubits": [[{**one, "date": date} for one in qubit] for qubit in found["qubits"]],
+        "gates": [
+            {**gate, "parameters": [{**one, "date": date} for one in gate["parameters"]]} for gate in found["gates"]
+        ],
+        "general": [{**one, "date": date} for one in found["general"]],
+    }
+
+
+def job(view: JobView) -> dict[str, Any]:
+    """GET /jobs/{id}, without `params`. A program goes by its name there: the client chooses a decoder by it."""
+    told: dict[str, Any] = view.model_dump(mode="json")
+    told["program"] = {"id": view.program.name}
+    told["usage"] = _usage(view.usage.seconds, view.usage.quantum_seconds, final=view.status.final)
+    if view.state.reason_code is ReasonCode.TIMED_OUT:
+        told["state"]["reason_code"] = _TIMED_OUT
+    return told
+
+
+def metrics(known: JobMetrics) -> dict[str, Any]:
+    """GET /jobs/{id}/metrics."""
+    told: dict[str, Any] = known.model_dump(mode="json")
+    told["usage"] = _usage(
+        known.usage.seconds, known.usage.quantum_seconds, final=known.timestamps.get("finished") is not None
+    )
+    return told
+
+
+def session(view: SessionView) -> dict[str, Any]:
+    """GET /sessions/{id}."""
+    told: dict[str, Any] = view.model_dump(mode="json")
+    told |= {
+        "state": _STATES[view.state],
+        "active_ttl": view.max_ttl,
+        "elapsed_time": view.usage.seconds,
+        "created_at": told["created"],
+        "started_at": told["started"],
+        "activated_at": told["started"],
+        "closed_at": told["closed"],
+        "timestamps": [
+            {"status": status, "timestamp": told[moment]}
+            for status, moment in (("open", "created"), ("active", "started"), ("closed", "closed"))
+            if told[moment] is not None
+        ],
+    }
+    return told
+
+
+def instance_usage(told: dict[str, Any]) -> dict[str, Any]:
+    """GET /instances/usage: where there is a limit of seconds a day, it is of the last 24 hours."""
+    daily = told["limits"].get("seconds_per_day") or {}
+    limit = daily.get("limit")
+    consumed = told["usage"]["seconds"] if limit is None else daily["used"]
+    found = {**told, "instance_id": told["instance"], "usage_consumed_seconds": consumed, "usage_limit_reached": False}
+    if limit is not None:
+        found |= {"usage_limit_seconds": limit, "usage_limit_reached": consumed >= limit}
+    return found
+
+
+def _usage(seconds: float, quantum_seconds: float, *, final: bool) -> dict[str, Any]:
+    """The client reads the time in which a job had the backend: here, from its start to its end."""
+    return {
+        "seconds": seconds,
+        "quantum_seconds": quantum_seconds,
+        "qpu_charge_time_seconds": seconds,
+        "status": "complete" if final else "pending",
+    }
+
+
+def _date(known: Mapping[str, Any]) -> str:
+    """When the backend was described; its calibration is as old as that."""
+    return str(known.get("described") or datetime.now(timezone.utc).isoformat())
