@@ -9,7 +9,7 @@ Sources: `qiskit_ibm_runtime.api.rest`, `.ibm_backend`, `.runtime_job_v2`, `.ses
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from typing import Annotated, Any, Final
 
@@ -65,7 +65,7 @@ def configuration(known: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def properties(known: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What makes `BackendProperties`: each value has a date; None where there is no calibration."""
+    """What makes `BackendProperties`: each value has a date, and a unit with a prefix; None without a calibration."""
     found = known.get("properties")
     if not found:
         return None
@@ -73,11 +73,9 @@ def properties(known: Mapping[str, Any]) -> dict[str, Any] | None:
     return {
         **found,
         "last_update_date": date,
-        "qubits": [[{**one, "date": date} for one in qubit] for qubit in found["qubits"]],
-        "gates": [
-            {**gate, "parameters": [{**one, "date": date} for one in gate["parameters"]]} for gate in found["gates"]
-        ],
-        "general": [{**one, "date": date} for one in found["general"]],
+        "qubits": [_values(qubit, date) for qubit in found["qubits"]],
+        "gates": [{**gate, "parameters": _values(gate["parameters"], date)} for gate in found["gates"]],
+        "general": _values(found["general"], date),
     }
 
 
@@ -139,6 +137,12 @@ def _usage(seconds: float, quantum_seconds: float, *, final: bool) -> dict[str, 
         "qpu_charge_time_seconds": seconds,
         "status": "complete" if final else "pending",
     }
+
+
+def _values(values: Iterable[Mapping[str, Any]], date: str) -> list[dict[str, Any]]:
+    """The client reads `s` and `GHz`, and falls over `Hz`."""
+    dated = [{**one, "date": date} for one in values]
+    return [one | {"value": one["value"] * 1e-9, "unit": "GHz"} if one["unit"] == "Hz" else one for one in dated]
 
 
 def _date(known: Mapping[str, Any]) -> str:
