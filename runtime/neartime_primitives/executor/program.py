@@ -49,13 +49,13 @@ def main(backend, user_messenger, schema_version, quantum_program, options=None)
     drawn = [_drawn(item, rng) for item in program.items]
     pubs = [
         SamplerPub(item.circuit, BindingsArray({tuple(item.circuit.parameters): values}), program.shots)
-        for item, (values, _) in zip(program.items, drawn)
+        for item, (values, _) in zip(program.items, drawn, strict=True)
     ]
     began = datetime.now(timezone.utc)
     measured = _sampler(backend, seed).run(pubs).result() if pubs else []
     ended = datetime.now(timezone.utc)
     data = []
-    for (_, beside), of_pub in zip(drawn, measured):
+    for (_, beside), of_pub in zip(drawn, measured, strict=True):
         found = {name: bits.to_bool_array(order="little") for name, bits in of_pub.data.items()}
         found.update(beside)
         data.append(
