@@ -16,8 +16,8 @@ import os
 from typing import TYPE_CHECKING, Any, Final
 
 from neartime import config
-from neartime.contract.problem import ErrorCode, Problem
-from neartime.errors import ConfigurationError, ConnectionFailed, Unauthorized
+from neartime.client import RuntimeService
+from neartime.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from qiskit_ibm_runtime import QiskitRuntimeService
@@ -49,8 +49,6 @@ def service(url: str | None = None, token: str | None = None, *, name: str | Non
     """
     try:
         from qiskit_ibm_runtime import QiskitRuntimeService
-        from qiskit_ibm_runtime.api.exceptions import RequestsApiError
-        from qiskit_ibm_runtime.exceptions import IBMNotAuthorizedError
     except ModuleNotFoundError as error:
         raise ConfigurationError(
             f"neartime.ibm needs the package {error.name!r}: pip install 'qiskit-ibm-runtime>=0.51'"
@@ -58,17 +56,11 @@ def service(url: str | None = None, token: str | None = None, *, name: str | Non
     account = config.find(url, token, name)
     api = f"{account.url}/api/v1"
     _speak_with(api)
-    found = QiskitRuntimeService(
+    with RuntimeService(account.url, account.token) as own:
+        own.usage()  # theirs tries for minutes where nobody answers, and hides that the token is not known
+    return QiskitRuntimeService(
         channel="ibm_quantum_platform", token=account.token, url=api, instance=INSTANCE, url_resolver=_as_it_is
     )
-    try:
-        found.usage()  # it hides what goes wrong while it is made
-    except IBMNotAuthorizedError as error:
-        problem = Problem(code=ErrorCode.UNAUTHORIZED, message=f"{account.url} does not know the token")
-        raise Unauthorized(401, [problem]) from error
-    except RequestsApiError as error:
-        raise ConnectionFailed(f"{account.url} can't be reached: {error}") from error
-    return found
 
 
 def _speak_with(api: str) -> None:
