@@ -231,19 +231,19 @@ def test_tags_metrics_usage_and_logs_of_a_job(service: QiskitRuntimeService) -> 
 def test_a_job_that_waits_is_cancelled_and_one_that_has_ended_is_not(service: QiskitRuntimeService) -> None:
     backend = service.backend(DEVICE)
     circuit = bell(backend, measured=True)
-    with Session(backend) as session:
-        first = SamplerV2(mode=session).run([(circuit, [0.0])], shots=10)
-        first.wait_for_final_state(timeout=PATIENCE)
-        waiting = SamplerV2(mode=backend).run([(circuit, [0.0])], shots=10)  # the session has the backend
-        assert waiting.status() == "QUEUED"
-        assert waiting.job_id() in {one.job_id() for one in service.jobs(pending=True)}
-        waiting.cancel()
-        assert service.job(waiting.job_id()).cancelled()
-        with pytest.raises(RuntimeInvalidStateError):
-            waiting.result(timeout=PATIENCE)
-        with pytest.raises(RuntimeInvalidStateError):
-            first.cancel()
-        session.cancel()
+    session = Session(backend)  # in a `with` block, the client would put the other job into it, too
+    first = SamplerV2(mode=session).run([(circuit, [0.0])], shots=10)
+    first.wait_for_final_state(timeout=PATIENCE)
+    waiting = SamplerV2(mode=backend).run([(circuit, [0.0])], shots=10)
+    assert waiting.status() == "QUEUED"
+    assert waiting.job_id() in {one.job_id() for one in service.jobs(pending=True)}
+    waiting.cancel()
+    assert service.job(waiting.job_id()).cancelled()
+    with pytest.raises(RuntimeInvalidStateError):
+        waiting.result(timeout=PATIENCE)
+    with pytest.raises(RuntimeInvalidStateError):
+        first.cancel()
+    session.cancel()
     assert session.status() == "Closed"
 
 
