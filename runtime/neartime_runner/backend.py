@@ -116,6 +116,7 @@ def describe(spec: BackendSpec, backend: Any) -> dict[str, Any]:
         "coupling_map": sorted(map(list, coupling.get_edges())) if coupling is not None else None,
         "gates": [_gate(target, name) for name in gates if _definite(target, name)],
         "simulator": simulator,
+        "noise_free": _noise_free(backend),
         "local": True,
         "conditional": any(name in target.operation_names for name in ("if_else", "while_loop")),
         "open_pulse": False,
@@ -148,6 +149,15 @@ def _gate(target: Any, name: str) -> dict[str, Any]:
     parameters = [] if isinstance(operation, type) else [str(one) for one in operation.params]
     places = [list(qubits) for qubits in (target[name] or {}) if qubits is not None]
     return {"name": name, "parameters": parameters, "qasm_def": "", "coupling_map": places}
+
+
+def _noise_free(backend: Any) -> bool:
+    """Whether it is known to compute without noise: one of Aer's simulators, without a model of it.
+
+    Fake devices have such an option, too, and noise of their own where it is None.
+    """
+    of_aer = type(backend).__module__.partition(".")[0] == "qiskit_aer"
+    return of_aer and backend.options.get("noise_model") is None
 
 
 def _max_shots(backend: Any) -> int | None:

@@ -17,7 +17,7 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.datastructures import State
 
-from neartime_server import api
+from neartime_server import api, preinstalled
 from neartime_server.api import identity
 from neartime_server.api.gate import Gate, TokenCache
 from neartime_server.api.services import Services
@@ -73,6 +73,8 @@ async def _start(settings: Settings, stack: AsyncExitStack) -> Services:
     store = Store(settings.database_url)
     stack.callback(store.close)
     await asyncio.to_thread(store.migrate)
+    if installed := await asyncio.to_thread(preinstalled.install, store):
+        log.info("programs that every server has: %s", ", ".join(installed))
     backends = Backends.load(settings)
     stack.push_async_callback(backends.close)
     bus = Bus(settings, keys)
