@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import time
-from collections.abc import Iterator
 from datetime import datetime, timezone
 from typing import Any
 
@@ -25,11 +24,11 @@ WAIT = "import time\n\ndef main(backend, user_messenger):\n    time.sleep(60)\n"
 
 
 @pytest.fixture
-def theirs(client: httpx.Client) -> Iterator[httpx.Client]:
+def theirs(client: httpx.Client) -> httpx.Client:
     """A client that says what theirs says."""
     client.headers["IBM-API-Version"] = "2026-04-15"
     assert client.post("/programs", json=body("add", ADD)).status_code == 201
-    yield client
+    return client
 
 
 def exchange(client: httpx.Client, **form: str) -> httpx.Response:
@@ -215,6 +214,37 @@ def test_usage_tells_what_was_consumed(theirs: httpx.Client) -> None:
     assert told["usage_consumed_seconds"] == told["usage"]["seconds"] > 0
     assert told["usage_limit_reached"] is False
     assert "usage_limit_seconds" not in told
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "simulator", "program"),
+    [
+        ("sampler", {}, False, "sampler"),
+        ("sampler", {"options": {"dynamical_decoupling": {"enable": True}}}, True, "sampler-mitigated"),
+        ("sampler", {"options": {"twirling": {"enable_measure": True}}}, False, "sampler-mitigated"),
+        ("sampler", {"options": {"twirling": {"enable_gates": False, "num_randomizations": 3}}}, False, "sampler"),
+        ("estimator", {}, False, "estimator-mitigated"),
+        ("estimator", {}, True, "estimator"),
+        ("estimator", {"resilience_level": 0}, False, "estimator"),
+        ("estimator", {"resilience_level": 2}, True, "estimator-mitigated"),
+        ("estimator", {"resilience_level": 0, "options": {"resilience": {"zne_mitigation": True}}}, True,
+         "estimator-mitigated"),
+        ("estimator", {"options": {"resilience": {"zne_mitigation": False}}}, True, "estimator"),
+        ("estimator", {"options": []}, True, "estimator"),
+        ("estimator", [], True, "estimator"),
+    ],
+)  # fmt: skip
+def test_a_primitive_is_run_by_the_program_that_does_what_its_options_ask(
+    name: str, params: Any, simulator: bool, program: str
+) -> None:
+    assert ibm.program(name, params, simulator) == program
+
+
+def test_an_instances_own_program_of_a_primitives_name_is_run_as_it_is(theirs: httpx.Client) -> None:
+    theirs.post("/programs", json=body("sampler", "def main(backend, user_messenger, options):\n    return 'own'\n"))
+    params = {"options": {"dynamical_decoupling": {"enable": True}}}
+    job_id = done(theirs, program_id="sampler", params=params)
+    assert theirs.get(f"/jobs/{job_id}/results").json() == "own"
 
 
 def test_a_limit_of_seconds_a_day_is_told_as_the_limit_of_usage() -> None:

@@ -9,21 +9,12 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 
-from neartime.errors import NotFound
 from neartime_server.testing import Runtime
-
-PROGRAMS = Path(__file__).parents[2] / "runtime" / "neartime_primitives"
 
 
 def main() -> None:
     with Runtime() as runtime:
-        with runtime.service() as service:
-            try:
-                service.program("executor")
-            except NotFound:
-                service.upload_program(PROGRAMS / "executor", is_public=True)
         other = runtime.new_instance("other")
         print(json.dumps({"url": runtime.url, "token": runtime.token, "other": other}), flush=True)
         sys.stdin.read()

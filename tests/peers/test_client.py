@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import qiskit_ibm_runtime
 from qiskit import QuantumCircuit
 from qiskit.circuit import Parameter
 from qiskit.quantum_info import SparsePauliOp
@@ -34,7 +35,7 @@ from neartime.errors import ConfigurationError, ConnectionFailed, Unauthorized
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 60
-"""Seconds that a job may take; the first one starts a worker and imports all that the client has."""
+"""Seconds that a job may take: for the first one, its environment is made and all that is in it imported."""
 DEVICE = "generic_5q"
 
 
@@ -44,7 +45,7 @@ def server() -> Iterator[SimpleNamespace]:
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        line = process.stdout.readline()  # after the executor's environment was made
+        line = process.stdout.readline()
         assert line, "the server did not start; what it said is above"
         yield SimpleNamespace(**json.loads(line))
         process.stdin.close()
@@ -143,12 +144,32 @@ def test_a_session_of_sampler_and_estimator(service: QiskitRuntimeService) -> No
         assert values[0].data.stds.max() < 0.05
         jobs = service.jobs(session_id=session.session_id)
         assert len(jobs) == 2
+        again = Session.from_id(session.session_id, service)
         assert jobs[-1].job_id() == job.job_id()
     assert session.details()["accepting_jobs"] is False
     assert session.usage() > 0
-    with pytest.raises(IBMRuntimeError, match="closed"):
-        session._active = True
-        SamplerV2(mode=session).run([bell(backend, measured=True).assign_parameters([0])])
+    late = SamplerV2(mode=again)
+    with pytest.raises(IBMRuntimeError, match="takes no more jobs"):
+        late.run([(bell(backend, measured=True), [0.0])])
+
+
+@pytest.mark.filterwarnings("ignore:The .* class is deprecated")
+def test_the_primitives_that_are_programs_of_the_server(service: QiskitRuntimeService) -> None:
+    backend = service.backend(DEVICE)
+    measured, circuit = bell(backend, measured=True), bell(backend, measured=False)
+    with Batch(backend) as batch:
+        plain = qiskit_ibm_runtime.SamplerV2(mode=batch).run([(measured, ANGLES)], shots=200)
+        suppressed = qiskit_ibm_runtime.SamplerV2(mode=batch, options={"dynamical_decoupling": {"enable": True}})
+        estimators = [
+            qiskit_ibm_runtime.EstimatorV2(mode=batch, options={"resilience_level": level}) for level in (0, 1, 2)
+        ]
+        jobs = [one.run([(circuit, observables(circuit), ANGLES)], precision=0.02) for one in estimators]
+        for job in (plain, suppressed.run([(measured, ANGLES)], shots=200)):
+            assert job.result(timeout=PATIENCE)[0].data.meas[2].get_counts()["11"] > 170
+        for job in jobs:
+            evs = job.result(timeout=PATIENCE)[0].data.evs
+            assert evs == pytest.approx(np.array([[1, 1, 1], [1, 0, -1]]), abs=0.15)
+    assert {service.job(job.job_id()).primitive_id for job in jobs} == {"estimator"}
 
 
 @pytest.mark.parametrize("level", [0, 1, 2])

@@ -23,6 +23,10 @@ VERSION_HEADER: Final = "IBM-API-Version"
 """A date. Every release of the client that is read here sends one, and no other client does."""
 MOST: Final = 200
 """Entries of a page. The client asks for as many as its caller wants, and takes what it gets."""
+PRIMITIVES: Final = ("sampler", "estimator")
+MITIGATED: Final = "-mitigated"
+"""Ends the name of the program that does what its namesake does, with mitigation and suppression."""
+_NAMESAKES: Final = {name + MITIGATED: name for name in PRIMITIVES}
 _TIMED_OUT: Final = 1305
 """The one reason code that the client knows: the job ran for longer than it may."""
 _STATES: Final = {
@@ -39,6 +43,28 @@ async def _spoken(request: Request) -> bool:
 
 ForIbm = Annotated[bool, Depends(_spoken)]
 """Whether the request is of that client."""
+
+
+def program(name: str, params: Any, simulator: bool) -> str:
+    """The program that runs what the client sends to its `sampler` or `estimator`: here, mitigation and suppression are
+    programs of their own. Without a level, an estimator has level 1, as there; on a simulator, 0."""
+    if not isinstance(params, dict):
+        return name
+    options = params.get("options")
+    parts = options if isinstance(options, dict) else {}
+    asked = _enabled(parts, "dynamical_decoupling", "enable") or _enabled(parts, "twirling", "enable_")
+    if name == "estimator":
+        level = params.get("resilience_level", 0 if simulator else 1)
+        asked = asked or level != 0 or _enabled(parts, "resilience", "", "_mitigation")
+    return name + MITIGATED if asked else name
+
+
+def _enabled(options: dict[str, Any], part: str, begin: str, end: str = "") -> bool:
+    """Whether a part of the options turns something on whose name begins and ends like this."""
+    found = options.get(part)
+    return isinstance(found, dict) and any(
+        value is True and name.startswith(begin) and name.endswith(end) for name, value in found.items()
+    )
 
 
 def device(known: BackendDevice) -> dict[str, Any]:
@@ -82,7 +108,7 @@ def properties(known: Mapping[str, Any]) -> dict[str, Any] | None:
 def job(view: JobView) -> dict[str, Any]:
     """GET /jobs/{id}, without `params`. A program goes by its name there: the client chooses a decoder by it."""
     told: dict[str, Any] = view.model_dump(mode="json")
-    told["program"] = {"id": view.program.name}
+    told["program"] = {"id": _NAMESAKES.get(view.program.name, view.program.name)}
     told["usage"] = _usage(view.usage.seconds, view.usage.quantum_seconds, final=view.status.final)
     if view.state.reason_code is ReasonCode.TIMED_OUT:
         told["state"]["reason_code"] = _TIMED_OUT

@@ -69,18 +69,25 @@ Reflected = Depends(_reflected)
         }
     },
 )
-async def submit(request: Request, here: Here, caller: Caller) -> Response:
+async def submit(request: Request, here: Here, caller: Caller, for_ibm: ForIbm) -> Response:
     """Queue a job. `params` are checked against the program's schema and kept as the bytes that came."""
     body = await bodies.receive(request)
     key = once_key(request, caller, body.digest)
     beside = len(body.data) > _IN_THREAD
     asked = await asyncio.to_thread(submission.read, body.data) if beside else submission.read(body.data)
     wanted = asked.request
+    offered = None
+    if for_ibm and wanted.program_id in ibm.PRIMITIVES:
+        offered = ibm.program(wanted.program_id, asked.value, await here.backends.simulates(wanted.backend))
 
     def look(connection: Connection) -> idempotency.Answer | Version:
         if key and (answer := idempotency.find(connection, key)):
             return answer
         try:
+            meant = programs.find(connection, caller.instance_id, wanted.program_id) if offered else None
+            if meant and meant.is_preinstalled:  # and not the instance's own of that name
+                chosen = wanted.model_copy(update={"program_id": offered})
+                return _version(here, connection, caller.instance_id, chosen)
             return _version(here, connection, caller.instance_id, wanted)
         except Refused:
             asked.check()  # what is wrong with the request itself comes first
