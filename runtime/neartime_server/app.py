@@ -19,6 +19,7 @@ from fastapi import FastAPI
 from starlette.datastructures import State
 
 from neartime_server import api, preinstalled
+from neartime_server.api import identity
 from neartime_server.api.gate import Gate, TokenCache
 from neartime_server.api.services import Services
 from neartime_server.backends import Backends
@@ -55,8 +56,15 @@ def create_app(settings: Settings) -> Gate:
 
     async def find(token: str) -> Principal | None:
         services: Services = app.state.services
-        digest: str = services.keys.token_digest(token)
-        principal: Principal | None = await services.store.read(lambda connection: tokens.find(connection, digest))
+        principal: Principal | None
+        if identity.signed(token):
+            token_id = identity.stands_for(services.keys, token)
+            if token_id is None:
+                return None
+            principal = await services.store.read(lambda connection: tokens.find_by_id(connection, token_id))
+        else:
+            digest: str = services.keys.token_digest(token)
+            principal = await services.store.read(lambda connection: tokens.find(connection, digest))
         return principal
 
     return Gate(app, authenticate=TokenCache(find), max_body_bytes=settings.max_body_bytes)
