@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -30,6 +31,7 @@ import httpx
 import uv
 
 from neartime.contract.version import CONTRACT_VERSION
+from neartime_server.bus.server import find_binary
 
 ROOT = Path(__file__).parent.parent
 PYTHON = "3.11"
@@ -49,6 +51,12 @@ _NOT_NEEDED = (
 _BASE_RECIPE = 2
 _RECIPE = 2
 """To be raised where this module makes a layer in another way."""
+_POSTGRESQL = "15"
+"""The suite's own."""
+_WITHOUT = ("libllvm", "perl", "systemd", "libperl")
+"""Packages that a PostgreSQL does without, if it compiles no queries and has no service."""
+_ENTRY = re.compile(r"^\S.*?\n(?=\S|\Z)", re.DOTALL | re.MULTILINE)
+"""Of a lock: a distribution with its hashes."""
 _PREFIX = "opt/neartime"
 """Where the runner's virtual environment is in its image."""
 _USER = "65532:65532"
@@ -165,6 +173,35 @@ def runner_image() -> Image:
     return Image(layers, settings)
 
 
+def server_image() -> Image:
+    """What `runtime/Dockerfile` makes of the official Python: Neartime with its server, Qiskit, and the Kubernetes client."""
+    with _turn():
+        layers = (_base(), _dependencies(), _server_dependencies(), _neartime())
+    path = f"/{_PREFIX}/bin:/usr/local/bin:/usr/bin:/bin"
+    settings = {
+        "Env": [f"PATH={path}", "LANG=C.UTF-8", "HOME=/tmp"],
+        "Cmd": ["python", "-m", "neartime_server", "serve"],
+        "User": _USER,
+        "WorkingDir": "/",
+    }
+    return Image(layers, settings)
+
+
+def nats_image() -> Image:
+    """The base with the NATS server of the lock."""
+    with _turn():
+        layers = (_base(), _nats())
+    return Image(layers, {"Env": ["PATH=/usr/local/bin:/usr/bin:/bin"], "Cmd": ["nats-server"], "User": _USER})
+
+
+def postgresql_image() -> Image:
+    """A Debian with its PostgreSQL, whose programs are on the PATH; `postgres` has the official image's number."""
+    with _turn():
+        layers = (_postgresql(),)
+    path = f"/usr/lib/postgresql/{_POSTGRESQL}/bin:/usr/local/bin:/usr/bin:/bin"
+    return Image(layers, {"Env": [f"PATH={path}", "LANG=C.UTF-8"], "Cmd": ["postgres"], "User": "999:999"})
+
+
 # --- the layers
 
 
@@ -192,20 +229,12 @@ def _base() -> Layer:
 
 def _dependencies() -> Layer:
     """Everything but Neartime itself, as the lock has it."""
-    extras = ("--extra", "runner", "--extra", "qiskit")
-    lock = _uv("export", "--quiet", "--frozen", "--no-emit-project", "--no-header", "--no-annotate", *extras)
+    lock = _exported("--extra", "runner", "--extra", "qiskit")
     recipe = [_RECIPE, _base().digest, lock]
 
     def make(folder: Path) -> Path:
-        (folder / "lock.txt").write_text(lock)
         environment = folder / "root" / _PREFIX
-        # nkeys is pure Python, and the index has its source alone. All else is made for the image's platform.
-        _uv(
-            "pip", "install", "--quiet", "--require-hashes", "--no-deps",
-            "--only-binary", ":all:", "--no-binary", "nkeys",
-            "--python-version", PYTHON, "--python-platform", f"{_architecture()[2]}-manylinux_2_36",
-            "--link-mode", "copy", "--target", _packages(environment), "-r", folder / "lock.txt",
-        )  # fmt: skip
+        _install(folder, environment, lock)
         # Its programs are for an interpreter of this machine.
         shutil.rmtree(_packages(environment) / "bin", ignore_errors=True)
         (environment / "bin").mkdir()
@@ -216,6 +245,81 @@ def _dependencies() -> Layer:
         return folder / "root"
 
     return _layer("dependencies", recipe, make)
+
+
+def _server_dependencies() -> Layer:
+    """What a server needs beyond the runner, as the lock has it."""
+    basis, more = ("--extra", "runner", "--extra", "qiskit"), ("--extra", "server", "--extra", "kubernetes")
+    known, lock = (_ENTRY.findall(_exported(*extras)) for extras in (basis, basis + more))
+    needed = "".join(entry for entry in lock if entry not in known)
+    recipe = [_RECIPE, _base().digest, needed]
+
+    def make(folder: Path) -> Path:
+        environment = folder / "root" / _PREFIX
+        _install(folder, environment, needed)
+        binaries = _packages(environment) / "bin"
+        (environment / "bin").mkdir()
+        for name in ("uv", "uvx"):
+            (binaries / name).rename(environment / "bin" / name)
+        shutil.rmtree(binaries)
+        command = environment / "bin" / "neartime"
+        command.write_text(f"#!/{_PREFIX}/bin/python\nfrom neartime.cli import main\nmain()\n")
+        command.chmod(0o755)
+        _compile(folder / "root")
+        return folder / "root"
+
+    return _layer("server", recipe, make)
+
+
+def _exported(*extras: str) -> str:
+    return _uv("export", "--quiet", "--frozen", "--no-emit-project", "--no-header", "--no-annotate", *extras)
+
+
+def _install(folder: Path, environment: Path, lock: str) -> None:
+    (folder / "lock.txt").write_text(lock)
+    # nkeys is pure Python, and the index has its source alone. All else is made for the image's platform.
+    _uv(
+        "pip", "install", "--quiet", "--require-hashes", "--no-deps",
+        "--only-binary", ":all:", "--no-binary", "nkeys",
+        "--python-version", PYTHON, "--python-platform", f"{_architecture()[2]}-manylinux_2_36",
+        "--link-mode", "copy", "--target", _packages(environment), "-r", folder / "lock.txt",
+    )  # fmt: skip
+
+
+def _nats() -> Layer:
+    binary = Path(find_binary())
+    recipe = [_RECIPE, _digest(binary.read_bytes())]
+
+    def make(folder: Path) -> Path:
+        (folder / "root/usr/local/bin").mkdir(parents=True)
+        shutil.copy(binary, folder / "root/usr/local/bin/nats-server")
+        return folder / "root"
+
+    return _layer("nats", recipe, make)
+
+
+def _postgresql() -> Layer:
+    """Unpacked, and not set up: the packages' scripts would make a database and start it."""
+    recipe = [_RECIPE, _SUITE, _architecture()[0], _POSTGRESQL, _NOT_NEEDED, _WITHOUT]
+
+    def make(folder: Path) -> Path:
+        _call(
+            "debootstrap", "--foreign", "--variant=minbase", f"--arch={_architecture()[0]}",
+            f"--include=postgresql-{_POSTGRESQL}", _SUITE, folder / "fetched",
+        )  # fmt: skip
+        root = folder / "root"
+        for package in sorted((folder / "fetched/var/cache/apt/archives").glob("*.deb")):
+            if not package.name.startswith(_WITHOUT):
+                _call("dpkg-deb", "--extract", package, root)
+        for path in _NOT_NEEDED:
+            shutil.rmtree(root / path, ignore_errors=True)
+        shutil.rmtree(root / f"usr/lib/postgresql/{_POSTGRESQL}/lib/bitcode", ignore_errors=True)
+        (root / f"usr/lib/postgresql/{_POSTGRESQL}/lib/llvmjit.so").unlink()
+        (root / "etc/passwd").write_text("root:x:0:0::/root:/bin/sh\npostgres:x:999:999::/data:/bin/sh\n")
+        (root / "etc/group").write_text("root:x:0:\npostgres:x:999:\n")
+        return root
+
+    return _layer("postgresql", recipe, make)
 
 
 def _neartime() -> Layer:
