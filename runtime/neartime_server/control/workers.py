@@ -202,7 +202,7 @@ class Workers:
                 raise ServerError(f"program version {worker.version_id} is gone")
             config = self._backends.get(session.backend)
             built = await self._builder.build(source(self._store, version))
-            if version.environment is None and built.digest is not None:  # of one that was not built when it was saved
+            if not (version.environment or version.image) and (built.digest or built.image):  # saved without a build
                 new = (version.id, built.digest, built.lock, built.image)
                 await self._store.run(lambda connection: programs.keep_build(connection, *new))
             launch = Launch(
