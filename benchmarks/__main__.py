@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from benchmarks import api, images, jobs, sessions, streams
+from benchmarks import api, images, jobs, primitives, sessions, streams
 from benchmarks.measure import Row, show
 from neartime_server.testing import Runtime
 
@@ -25,6 +25,9 @@ BENCHMARKS = {
     "throughput": streams.throughput,
     "submissions": api.submissions,
     "images": images.images,
+    "primitives": primitives.calls,
+    "sweep": primitives.sweep,
+    "mitigation": primitives.mitigation,
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -220,6 +221,21 @@ def test_finished_pubs_are_published_where_somebody_listens(load: Load, stream: 
     assert [one["pub"] for one in messenger.said] == ([0, 1] if stream else [])
     for one in messenger.said:
         np.testing.assert_array_equal(one["result"].data.evs, result[one["pub"]].data.evs)
+
+
+def test_a_long_job_publishes_what_is_finished_and_each_pub_once(load: Load) -> None:
+    load("sampler")
+    from delivery import LONG, Delivery  # type: ignore[import-not-found]
+
+    messenger = Messenger()
+    delivery = Delivery(messenger, 4, stream=False)
+    delivery.finished("first")
+    assert messenger.said == []
+    time.sleep(LONG + 0.05)
+    for result in ("second", "third", "fourth"):
+        delivery.finished(result)
+    told = [(one["pub"], one["result"]) for one in messenger.said]
+    assert told == [(0, "first"), (1, "second"), (2, "third"), (3, "fourth")]
 
 
 def test_results_have_a_wire_form(load: Load) -> None:

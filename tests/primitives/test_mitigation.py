@@ -52,6 +52,11 @@ def test_mitigation_is_the_default_on_a_device_with_noise(session: Session, ghz:
     assert abs(job.result(timeout=PATIENCE)[0].data.evs - 1.0) < 0.05
 
 
+def test_the_environment_is_kept_with_the_version_once_it_is_made(session: Session, ghz: QuantumCircuit) -> None:
+    EstimatorV2(session).run([(ghz, SparsePauliOp("ZZI").apply_layout(ghz.layout))]).result(timeout=PATIENCE)
+    assert service(session).program("estimator-mitigated").versions()[0].environment is not None
+
+
 def test_a_sampler_twirls_and_decouples(session: Session, ghz: QuantumCircuit) -> None:
     measured = ghz.measure_all(inplace=False)
     options = {

@@ -13,7 +13,17 @@ from neartime import packaging
 from neartime_server import preinstalled
 from neartime_server.store import Store, blobs, instances, programs
 
-NAMES = ["circuit-runner", "estimator", "estimator-mitigated", "executor", "sampler", "sampler-mitigated", "transpile"]
+NAMES = [
+    "circuit-runner",
+    "estimator",
+    "estimator-mitigated",
+    "estimator-v1",
+    "executor",
+    "sampler",
+    "sampler-mitigated",
+    "sampler-v1",
+    "transpile",
+]
 
 
 @pytest.fixture

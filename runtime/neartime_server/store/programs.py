@@ -233,6 +233,16 @@ def save(connection: Connection, instance_id: str, new: NewVersion, is_public: b
     return _program(connection.execute(_select().where(programs.c.id == program_id)).one()), made
 
 
+def keep_build(
+    connection: Connection, version_id: str, environment: str | None, lock: str | None, image: str | None
+) -> None:
+    """What a version runs in that was built after it had been saved. What is kept already stays."""
+    columns = program_versions.c
+    unbuilt = (columns.id == version_id) & columns.environment.is_(None) & columns.image.is_(None)
+    built = {"environment": environment, "lock": lock, "image": image}
+    connection.execute(update(program_versions).where(unbuilt).values(built))
+
+
 def change(
     connection: Connection, program_id: str, *, description: str | None = None, is_public: bool | None = None
 ) -> None:

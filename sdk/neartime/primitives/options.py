@@ -135,7 +135,7 @@ class EnvironmentOptions(Options):
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "WARNING"
     """From which level on its log is kept."""
-    job_tags: list[str] | None = None
+    job_tags: list[str] = []
     """Tags that it can be found by."""
 
 
