@@ -174,7 +174,7 @@ def runner_image() -> Image:
 
 
 def server_image() -> Image:
-    """What `runtime/Dockerfile` makes of the official Python: Neartime with its server, Qiskit, and the Kubernetes client."""
+    """What `runtime/Dockerfile` makes of the official Python: Neartime with its server, Qiskit and kubernetes."""
     with _turn():
         layers = (_base(), _dependencies(), _server_dependencies(), _neartime())
     path = f"/{_PREFIX}/bin:/usr/local/bin:/usr/bin:/bin"

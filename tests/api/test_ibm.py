@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import time
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import httpx
@@ -76,6 +76,15 @@ def test_a_token_is_changed_for_a_signed_one_that_does_as_well_and_says_when_it_
     assert token not in answer["access_token"]
     with server.client(answer["access_token"]) as client:
         assert client.get("/instances/usage").json()["instance"] == mine
+
+
+def test_a_signed_token_says_that_it_ends_with_a_token_that_expires_before(server: Server) -> None:
+    name = f"short-{new_id()}"
+    server.admin.create_instance(name)
+    soon = datetime.now(timezone.utc) + timedelta(minutes=5)
+    token = server.admin.create_token(name, "ada", days=5 / (24 * 60))
+    with server.client(token) as client:
+        assert abs(claims(changed(client, token)["access_token"])["exp"] - soon.timestamp()) < 10
 
 
 def test_what_is_no_token_is_changed_for_nothing(client: httpx.Client) -> None:

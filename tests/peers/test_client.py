@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -288,6 +289,16 @@ def test_instances_do_not_see_each_other(environment: SimpleNamespace, service: 
     with pytest.raises(RuntimeJobNotFound):
         other.job(job.job_id())
     job.wait_for_final_state(timeout=PATIENCE)
+
+
+def test_the_page_about_it_runs_as_it_is_shown(
+    environment: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("NEARTIME_URL", environment.url)
+    monkeypatch.setenv("NEARTIME_TOKEN", environment.token)
+    page = (ROOT / "docs" / "how-to" / "ibm-client.md").read_text()
+    exec(re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)[0], {})
+    assert "'11': " in capsys.readouterr().out
 
 
 def test_the_helper_gives_a_ready_service(environment: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ NAMES = [
     "estimator",
     "estimator-mitigated",
     "estimator-v1",
+    "executor",
     "sampler",
     "sampler-mitigated",
     "sampler-v1",

@@ -195,9 +195,7 @@ def test_a_migration_waits_for_a_database_that_starts(installation: Installation
 
 
 @pytest.mark.postgres
-def test_a_migration_that_the_database_refuses_says_so_in_one_line(
-    installation: Installation, database: str
-) -> None:
+def test_a_migration_that_the_database_refuses_says_so_in_one_line(installation: Installation, database: str) -> None:
     installation.environment["NEARTIME_DATABASE"] = database.replace("neartime:", "neartime:wrong-")
     said = installation.admin("migrate", status=1)
     assert "password authentication failed" in said

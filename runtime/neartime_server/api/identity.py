@@ -11,6 +11,7 @@ import hashlib
 import hmac
 import json
 import time
+from datetime import timezone
 from typing import Any, Final
 from urllib.parse import parse_qs
 
@@ -84,6 +85,8 @@ async def token(request: Request, here: Here) -> Response:
         )
     now = int(time.time())
     ends = now + ACCESS_SECONDS
+    if principal.expires is not None:
+        ends = min(ends, int(principal.expires.replace(tzinfo=timezone.utc).timestamp()))
     answer = AccessToken(
         access_token=sign(here.keys, principal.token_id, now, ends), expires_in=ends - now, expiration=ends
     )
