@@ -137,10 +137,10 @@ async def test_what_no_node_has_is_told_by_its_name_when_the_wait_is_over(lab: L
 
 async def test_a_pod_that_waits_for_room_runs_when_there_is_some(lab: Lab, pods: Pods) -> None:
     cores = sum(int(node.status.allocatable["cpu"]) for node in pods.cluster.core.list_node().items)
-    executor = pods.executor(placements={"none": Placement(promised=1.0)}, pending=1.0)
+    executor = pods.executor(placements={"none": Placement(promised=1.0)}, pending=4.0)
     first = await lab.begin(executor, *asking(pods, lab.launch(MAIN), cpu=cores - 0.5))
     waits = asyncio.create_task(lab.begin(executor, *asking(pods, lab.launch(MAIN), cpu=1)))
-    await asyncio.sleep(2)
+    await asyncio.sleep(6)
     assert not waits.done()
     await executor.stop(first.id)
     second = await waits
