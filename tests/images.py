@@ -174,7 +174,7 @@ def runner_image() -> Image:
 
 
 def server_image() -> Image:
-    """What `runtime/Dockerfile` makes of the official Python: Neartime with its server, Qiskit and kubernetes."""
+    """What `runtime/Dockerfile` makes of the official Python: the server, Qiskit, and the Kubernetes client."""
     with _turn():
         layers = (_base(), _dependencies(), _server_dependencies(), _neartime())
     path = f"/{_PREFIX}/bin:/usr/local/bin:/usr/bin:/bin"
@@ -200,6 +200,26 @@ def postgresql_image() -> Image:
         layers = (_postgresql(),)
     path = f"/usr/lib/postgresql/{_POSTGRESQL}/bin:/usr/local/bin:/usr/bin:/bin"
     return Image(layers, {"Env": [f"PATH={path}", "LANG=C.UTF-8"], "Cmd": ["postgres"], "User": "999:999"})
+
+
+def wheels() -> Path:
+    """A folder with the wheels of all that programs have without requirements of their own, as the lock has them."""
+    with _turn():
+        needed = "".join(entry for entry in _ENTRY.findall(_lock()) if not entry.startswith("nkeys=="))  # has no wheel
+        folder = _cache() / f"wheels-{_digest(_json([_RECIPE, PYTHON, needed]))[7:39]}"
+        if not folder.is_dir():
+            with tempfile.TemporaryDirectory(dir=_cache()) as draft:
+                (Path(draft) / "lock.txt").write_text(needed)
+                _call(
+                    sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes",
+                    "--only-binary", ":all:", "--python-version", PYTHON,
+                    *(f"--platform=manylinux_2_{libc}_{_architecture()[2]}" for libc in (17, 27, 28)),
+                    "--platform", f"manylinux2014_{_architecture()[2]}",
+                    "--dest", f"{draft}/wheels", "-r", f"{draft}/lock.txt",
+                )  # fmt: skip
+                (Path(draft) / "wheels").rename(folder)
+        os.utime(folder)
+        return folder
 
 
 # --- the layers
@@ -229,7 +249,7 @@ def _base() -> Layer:
 
 def _dependencies() -> Layer:
     """Everything but Neartime itself, as the lock has it."""
-    lock = _exported("--extra", "runner", "--extra", "qiskit")
+    lock = _lock()
     recipe = [_RECIPE, _base().digest, lock]
 
     def make(folder: Path) -> Path:
@@ -249,8 +269,7 @@ def _dependencies() -> Layer:
 
 def _server_dependencies() -> Layer:
     """What a server needs beyond the runner, as the lock has it."""
-    basis, more = ("--extra", "runner", "--extra", "qiskit"), ("--extra", "server", "--extra", "kubernetes")
-    known, lock = (_ENTRY.findall(_exported(*extras)) for extras in (basis, basis + more))
+    known, lock = _ENTRY.findall(_lock()), _ENTRY.findall(_lock("server", "kubernetes"))
     needed = "".join(entry for entry in lock if entry not in known)
     recipe = [_RECIPE, _base().digest, needed]
 
@@ -271,7 +290,9 @@ def _server_dependencies() -> Layer:
     return _layer("server", recipe, make)
 
 
-def _exported(*extras: str) -> str:
+def _lock(*more: str) -> str:
+    """What the runner needs, Qiskit with it, and these extras."""
+    extras = [word for name in ("runner", "qiskit", *more) for word in ("--extra", name)]
     return _uv("export", "--quiet", "--frozen", "--no-emit-project", "--no-header", "--no-annotate", *extras)
 
 
@@ -413,6 +434,9 @@ def _forget(days: float = 14) -> None:
             record.unlink()
         else:
             kept.add(_blob(json.loads(record.read_text())["digest"]).name)
+    for folder in _cache().glob("wheels-*"):
+        if time.time() - folder.stat().st_mtime > days * 86400:
+            shutil.rmtree(folder)
     for blob in (_cache() / "blobs").iterdir():
         if blob.name not in kept:
             blob.unlink()

@@ -1,0 +1,209 @@
+"""`helm install` on a real cluster, and a client outside of it: nothing is mocked."""
+
+from __future__ import annotations
+
+import base64
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from charts.helm import Objects, template, tool
+from charts.installed import NAME, Installed, installed, ready
+from clusters import Cluster, until
+from kubernetes import client
+
+from neartime import RuntimeService, Session
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(400)]
+
+TEMPLATES = Path(__file__).parents[2] / "program-templates"
+COUNT = """
+import time
+
+def main(backend, user_messenger, count=100, pause=0.1):
+    for number in range(count):
+        user_messenger.publish(number)
+        time.sleep(pause)
+    return count
+"""
+
+
+@pytest.fixture(scope="module")
+def lab(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
+    with installed(cluster, tmp_path_factory.mktemp("lab")) as made:
+        yield made
+
+
+@pytest.fixture
+def service(lab: Installed) -> Iterator[RuntimeService]:
+    with lab.service() as service:
+        yield service
+
+
+def test_an_installed_server_was_never_started_twice_and_answers_helms_test(lab: Installed) -> None:
+    for component in ("server", "nats", "postgresql"):
+        for pod in lab.pods(component):
+            assert ready(pod), component
+            assert [status.restart_count for status in pod.status.container_statuses] == [0], component
+    assert "Phase:          Succeeded" in lab.helm("test", lab.release, "--timeout", "90s")
+
+
+def test_notes_say_what_to_do_next(lab: Installed) -> None:
+    notes = lab.helm("get", "notes", lab.release)
+    assert f"deploy/{NAME} --container server -- neartime admin token create" in notes
+    assert lab.workers_namespace in notes
+
+
+def test_a_client_outside_of_the_cluster_sees_the_backends_and_what_they_are(service: RuntimeService) -> None:
+    assert [backend.name for backend in service.backends()] == ["aer"]
+    assert service.backend("aer").configuration()["simulator"] is True
+
+
+def test_the_vqe_template_runs_in_a_pod_and_its_energies_come_while_it_runs(
+    lab: Installed, service: RuntimeService
+) -> None:
+    service.upload_program(TEMPLATES / "vqe")
+    heard: list[Any] = []
+    with Session(service, backend="aer") as session:
+        job = session.run("vqe", {"maxiter": 5}, callback=lambda _, value: heard.append(value))
+        result = job.result(timeout=240)
+        job.wait_for_final_state(20)
+        assert len(lab.workers()) == 1
+    assert len(heard) > 2
+    assert result["energy"] == pytest.approx(result["exact_energy"], abs=0.5)
+    until(lambda: not lab.workers(), 60)
+
+
+def test_metrics_are_an_operators(lab: Installed) -> None:
+    def ask(token: str) -> httpx.Response:
+        return httpx.get(f"{lab.url}/metrics", headers={"Authorization": f"Bearer {token}"}, trust_env=False)
+
+    assert ask(lab.token("user")).status_code == 403
+    assert "neartime_jobs" in ask(lab.token("operator", "operator")).text
+
+
+def through(lab: Installed, service: RuntimeService, happens: Callable[[], object]) -> None:
+    """A job of a hundred messages, in the middle of which something happens: each is heard once, in order."""
+    service.upload_program(COUNT, name="count")
+    heard: list[int] = []
+    begun = threading.Event()
+
+    def hear(_: str, value: int) -> None:
+        heard.append(value)
+        if len(heard) == 10:
+            begun.set()
+
+    job = service.run("count", {}, {"backend": "aer"}, callback=hear)
+    assert begun.wait(180), lab.told()
+    happens()
+    assert job.result(timeout=180) == 100
+    job.wait_for_final_state(30)
+    assert heard == list(range(100))
+
+
+@pytest.mark.parametrize("component", ["server", "nats", "postgresql"])
+def test_a_pod_that_is_deleted_in_the_middle_of_a_job_costs_no_message(
+    lab: Installed, service: RuntimeService, component: str
+) -> None:
+    through(lab, service, lambda: lab.delete(component))
+
+
+def test_an_upgrade_keeps_secrets_and_a_session_that_runs(lab: Installed, service: RuntimeService) -> None:
+    def secrets() -> dict[str, dict[str, str]]:
+        names = (f"{NAME}-operator", f"{NAME}-postgresql")
+        return {name: lab.cluster.core.read_namespaced_secret(name, lab.namespace).data for name in names}
+
+    before, pods = secrets(), {pod.metadata.uid for pod in lab.pods("server")}
+    through(lab, service, lambda: lab.upgrade(server={"replicas": 2, "podAnnotations": {"upgraded": "yes"}}))
+    assert secrets() == before
+    assert len(base64.b64decode(before[f"{NAME}-operator"]["secret"])) == 64
+    now = {pod.metadata.uid for pod in lab.pods("server") if ready(pod)}
+    assert len(now) == 2
+    assert not now & pods
+
+
+def test_requests_go_on_while_servers_are_rolled_out(lab: Installed) -> None:
+    lab.upgrade(server={"replicas": 2})
+    token, ended, failed, answered = lab.token(), threading.Event(), [], [0]
+
+    def ask() -> None:
+        while not ended.is_set():
+            headers = {"Authorization": f"Bearer {token}", "Connection": "close"}
+            try:
+                answer = httpx.get(f"{lab.url}/api/v1/backends", headers=headers, trust_env=False, timeout=20)
+                if answer.status_code != 200:
+                    failed.append(answer.text)
+            except httpx.HTTPError as error:
+                failed.append(repr(error))
+            answered[0] += 1
+            time.sleep(0.05)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        lab.kubectl("rollout", "restart", f"deploy/{NAME}")
+        lab.kubectl("rollout", "status", f"deploy/{NAME}", "--timeout", "180s", seconds=200)
+        until(lambda: len(lab.pods("server")) == 2, 90)  # those that drain have ended, too
+    finally:
+        ended.set()
+        asking.join()
+    assert answered[0] > 50
+    assert failed == []
+
+
+def test_the_server_may_not_do_what_it_need_not(lab: Installed) -> None:
+    def may(verb: str, what: str, namespace: str) -> bool:
+        who = f"system:serviceaccount:{lab.namespace}:{NAME}"
+        resource, _, subresource = what.partition("/")
+        attributes = {"verb": verb, "resource": resource, "subresource": subresource, "namespace": namespace}
+        if resource == "networkpolicies":
+            attributes["group"] = "networking.k8s.io"
+        review = {"spec": {"user": who, "resourceAttributes": attributes}}
+        return bool(client.AuthorizationV1Api(lab.cluster.api).create_subject_access_review(review).status.allowed)
+
+    workers = lab.workers_namespace
+    assert may("create", "pods", workers)
+    assert may("create", "pods/attach", workers)
+    assert not may("create", "pods/exec", workers)
+    for verb in ("get", "list", "create", "delete"):
+        assert not may(verb, "secrets", workers)
+        assert not may(verb, "secrets", lab.namespace)
+        assert not may(verb, "pods", lab.namespace)
+        assert not may(verb, "networkpolicies", workers)
+
+
+def test_a_pod_that_could_do_more_is_not_let_into_the_namespace_of_workers(lab: Installed) -> None:
+    pod = {"metadata": {"name": "bold"}, "spec": {"containers": [{"name": "main", "image": "x"}]}}
+    with pytest.raises(client.ApiException, match="restricted"):
+        lab.cluster.core.create_namespaced_pod(lab.workers_namespace, pod)
+
+
+@pytest.mark.parametrize("values", ["simple", "production", "external"])
+def test_the_api_server_takes_every_object(cluster: Cluster, namespace: str, values: str, tmp_path: Path) -> None:
+    given = Objects(template(values, "--set", f"workers.namespace.name={namespace}", namespace=namespace)).all
+    taken = [one for one in given if one["kind"] not in ("ServiceMonitor", "Namespace")]
+    file = tmp_path / "all.yaml"
+    file.write_text(yaml.safe_dump_all(taken))
+    command = [tool("kubectl"), "--kubeconfig", str(cluster.kubeconfig), "create", "--dry-run=server", "-f", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "", "it has something to say of Pod Security"
+    assert len(done.stdout.splitlines()) == len(taken)
+
+
+def test_what_is_uninstalled_leaves_the_secrets_alone(cluster: Cluster, tmp_path: Path) -> None:
+    with installed(cluster, tmp_path) as made:
+        made.helm("uninstall", made.release, "--wait", "--timeout", "120s")
+        left = {one.metadata.name for one in cluster.core.list_namespaced_secret(made.namespace).items}
+        assert left == {f"{NAME}-operator", f"{NAME}-postgresql"}
+        assert made.pods("server") == made.pods("nats") == made.pods("postgresql") == []
+        namespaces = {
+            one.metadata.name for one in cluster.core.list_namespace().items if not one.metadata.deletion_timestamp
+        }
+        assert made.workers_namespace not in namespaces
