@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from benchmarks import api, images, jobs, primitives, sessions, streams
+from benchmarks import api, cluster, images, jobs, primitives, sessions, streams
 from benchmarks.measure import Row, show
 from neartime_server.testing import Runtime
 
@@ -28,6 +28,7 @@ BENCHMARKS = {
     "primitives": primitives.calls,
     "sweep": primitives.sweep,
     "mitigation": primitives.mitigation,
+    "cluster": cluster.cluster,
 }
 
 

@@ -104,6 +104,16 @@ class Image:
             }
         )
 
+    def with_folder(self, folder: Path, place: str) -> Image:
+        """This image with a folder's files at a place in it."""
+        files = {str(path.relative_to(folder)): _digest(path.read_bytes()) for path in sorted(folder.rglob("*.py"))}
+
+        def make(root: Path) -> Path:
+            shutil.copytree(folder, root / "layer-root" / place)
+            return root / "layer-root"
+
+        return Image([*self.layers, _layer("folder", [place, files], make)], self.settings)
+
     def push(self, registry: str, name: str, tag: str) -> str:
         """Pushes what an open registry lacks of it; returns its digest there.
 

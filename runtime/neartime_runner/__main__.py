@@ -18,6 +18,9 @@ from pathlib import Path
 
 from neartime.errors import NeartimeError
 
+PATIENCE = 120
+"""Seconds that a worker waits for its launch document on standard input."""
+
 
 def main(arguments: list[str] | None = None) -> int:
     if arguments is None and sys.path[0] in ("", str(Path.cwd())):  # `python -m` puts it there
@@ -29,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
 
             zygote.serve(given.socket, given.alone)
         elif given.command == "worker":
-            return _worker(given.launch)
+            return _worker(given.launch, given.answer)
         elif given.command == "version":
             _version()
         else:
@@ -49,22 +52,35 @@ def _parser() -> argparse.ArgumentParser:
     zygote.add_argument("--alone", type=float, default=900, help="seconds without a server after which it ends (900)")
     worker = commands.add_parser("worker", help="run one worker to its end")
     worker.add_argument("launch", metavar="LAUNCH", help="its launch document, a JSON file; - is standard input")
+    worker.add_argument("--answer", action="store_true", help="tell on standard output that it has been read")
     commands.add_parser("backends", help="describe backends: a specification in, a configuration out, a line each")
     commands.add_parser("version", help="print contract version and Python version as JSON")
     return parser
 
 
-def _worker(name: str) -> int:
+def _worker(name: str, answers: bool) -> int:
     if os.getpid() == 1:  # the first process of a container hears no signal that it does not ask for
         signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
     from neartime.contract.launch import Launch
     from neartime_runner.worker import supervise
 
     def take() -> Launch:
-        text = sys.stdin.read() if name == "-" else Path(name).read_text()
-        return Launch.model_validate_json(text)
+        if name != "-":
+            return Launch.model_validate_json(Path(name).read_text())
+        signal.signal(signal.SIGALRM, lambda *_: _give_up())
+        signal.alarm(PATIENCE)  # a server that dies while it starts a worker leaves one that nobody knows
+        launch = Launch.model_validate_json(sys.stdin.readline())
+        signal.alarm(0)
+        if answers:
+            print(launch.worker_id, flush=True)
+        return launch
 
     return supervise(take)
+
+
+def _give_up() -> None:
+    print(f"neartime_runner: nobody has given it a launch document within {PATIENCE} s", file=sys.stderr, flush=True)
+    os._exit(3)
 
 
 def _version() -> None:

@@ -121,7 +121,8 @@ class Nursery:
         if self._forked is not None and not self._forked.done():
             self._forked.set_exception(lost)
         if self._child is not None and not self._child.exited.done():
-            self._child.exited.set_result(-signal.SIGKILL)  # it has died with the nursery
+            self._child.kill(signal.SIGKILL)  # it has died with the nursery, but what it had started holds its pipes
+            self._child.exited.set_result(-signal.SIGKILL)
 
 
 class Child:

@@ -80,7 +80,7 @@ async def _start(settings: Settings, stack: AsyncExitStack) -> Services:
     bus = Bus(settings, keys)
     await bus.connect(settings.nats_url or _embedded_nats(settings.home))
     stack.push_async_callback(bus.close)
-    executor, builder = await asyncio.to_thread(_workplace, settings)
+    executor, builder = await asyncio.to_thread(_workplace, settings, backends, keys)
     stack.push_async_callback(executor.close)
     stack.push_async_callback(builder.close)
     if settings.nats_url is None:
@@ -94,7 +94,7 @@ async def _start(settings: Settings, stack: AsyncExitStack) -> Services:
     return services
 
 
-def _workplace(settings: Settings) -> tuple[Executor, Builder]:
+def _workplace(settings: Settings, backends: Backends, keys: Keys) -> tuple[Executor, Builder]:
     """Where programs run, and who makes what they run in.
 
     Raises:
@@ -102,14 +102,19 @@ def _workplace(settings: Settings) -> tuple[Executor, Builder]:
     """
     if settings.executor == "process":
         return ProcessExecutor(settings.home), LocalBuilder(settings.home)
-    if settings.executor != "docker":
-        raise ConfigurationError(f"NEARTIME_EXECUTOR={settings.executor!r}: expected process or docker")
+    if settings.executor not in ("docker", "kubernetes"):
+        raise ConfigurationError(f"NEARTIME_EXECUTOR={settings.executor!r}: expected process, docker or kubernetes")
     try:
         from neartime_server import containers
+
+        if settings.executor == "kubernetes":
+            placements = {name: backends.get(name).placement for name in backends.names()}
+            return containers.pods(settings, placements, keys.installation), containers.builder(settings)
+        return containers.executor(settings), containers.builder(settings)
     except ModuleNotFoundError as error:
-        message = f"NEARTIME_EXECUTOR=docker needs the package {error.name!r}: pip install 'neartime[docker]'"
+        name = settings.executor
+        message = f"NEARTIME_EXECUTOR={name} needs the package {error.name!r}: pip install 'neartime[{name}]'"
         raise ConfigurationError(message) from error
-    return containers.executor(settings), containers.builder(settings)
 
 
 async def ensure_owner(settings: Settings, store: Store, keys: Keys) -> str:

@@ -1,29 +1,34 @@
-"""Makes the parts that run programs in containers, from the settings. Only a server that does so imports it."""
+"""Makes the parts that run programs in containers and pods, from the settings. Only a server that does so imports it.
+
+What needs an extra is imported where it is made: `docker` and `kubernetes` do not need each other.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import docker
-from docker.errors import DockerException
-
+from neartime.contract.backends import Placement
 from neartime.errors import NeartimeError, NotInRegistry
 from neartime.oci import Credentials, Reference, Registry
 from neartime_server.builder import uv
 from neartime_server.builder.images import ImageBuilder, ImageMaker
-from neartime_server.builder.images.engine import EngineMaker
 from neartime_server.builder.images.prune import in_engine, in_registry
 from neartime_server.builder.images.recipe import Base
 from neartime_server.builder.images.registry import ENVIRONMENTS, RegistryMaker
 from neartime_server.builder.prune import Needed, Unneeded
 from neartime_server.errors import BuildFailed, ConfigurationError, Refused
-from neartime_server.executors import Executor
-from neartime_server.executors.docker import DockerExecutor, mark
+from neartime_server.executors import Executor, addresses
 from neartime_server.settings import Settings
 
+if TYPE_CHECKING:
+    from docker import DockerClient
+
+LONGER: Final = 3600.0
+"""Seconds that a pod may live beyond its session."""
 _HELD: Final = {"memory": "MemoryLimit", "processes": "PidsLimit", "cores": "CpuCfsQuota"}
 """What the engine says it can hold containers to. Source: Docker Engine API 1.41, GET /info."""
 
@@ -33,6 +38,8 @@ def executor(settings: Settings) -> Executor:
     Raises:
         ConfigurationError: the Docker Engine does not answer.
     """
+    from neartime_server.executors.docker import DockerExecutor
+
     credentials = _credentials(settings)
     engine(settings).close()
 
@@ -41,6 +48,30 @@ def executor(settings: Settings) -> Executor:
         return None if found is None else {"username": found.username, "password": found.password}
 
     return DockerExecutor(settings.home, url=settings.docker_host, network=settings.docker_network, credentials=login)
+
+
+def pods(settings: Settings, placements: Mapping[str, Placement], installation: str) -> Executor:
+    """
+    Raises:
+        ConfigurationError: no cluster is named, or where NATS is can't be read.
+    """
+    from neartime_server.executors.cluster import Cluster
+    from neartime_server.executors.kubernetes import KubernetesExecutor
+
+    if settings.registry is None:
+        raise ConfigurationError("NEARTIME_EXECUTOR=kubernetes needs NEARTIME_REGISTRY, where images go")
+    cluster = Cluster(settings.kubernetes_namespace, settings.kubeconfig)
+    try:
+        return KubernetesExecutor(
+            cluster,
+            installation,
+            placements,
+            nats=settings.kubernetes_nats,
+            pending=settings.kubernetes_pending,
+            longest=settings.session_max_ttl + LONGER,
+        )
+    except ValueError as error:
+        raise ConfigurationError(f"NEARTIME_KUBERNETES_NATS: {error}") from error
 
 
 def builder(settings: Settings) -> ImageBuilder:
@@ -55,6 +86,8 @@ def _maker(settings: Settings) -> ImageMaker:
     chosen = settings.builder or ("registry" if settings.registry else "docker")
     try:
         if chosen == "docker":
+            from neartime_server.builder.images.engine import EngineMaker
+
             client, credentials = engine(settings), _credentials(settings)
             return EngineMaker(client, _prefix(settings), credentials, pushes=settings.registry is not None)
         if chosen != "registry":
@@ -77,15 +110,10 @@ async def _check(settings: Settings) -> list[dict[str, Any]]:
     def told(name: str, ok: bool, found: str, remedy: str = "") -> None:
         rows.append({"name": name, "ok": ok, "found": found, "remedy": remedy})
 
-    try:
-        client = engine(settings)
-        said = client.info()
-        client.close()
-        unheld = [what for what, key in _HELD.items() if not said.get(key)]
-        remedy = f"it can't hold containers to their {', '.join(unheld)}: enable these control groups" if unheld else ""
-        told("Docker Engine", not unheld, f"{said['ServerVersion']}, {said['Driver']}", remedy)
-    except ConfigurationError as error:
-        told("Docker Engine", False, str(error))
+    if settings.executor == "docker" or settings.builder == "docker":
+        told("Docker Engine", *_engine_of(settings))
+    if settings.executor == "kubernetes":
+        told("Kubernetes", *_cluster_of(settings))
     if settings.registry is not None:
         async with registry(settings) as hub:
             try:
@@ -107,15 +135,49 @@ async def _check(settings: Settings) -> list[dict[str, Any]]:
     return rows
 
 
+def _engine_of(settings: Settings) -> tuple[bool, str, str]:
+    try:
+        client = engine(settings)
+    except ConfigurationError as error:
+        return False, str(error), ""
+    said = client.info()
+    client.close()
+    unheld = [what for what, key in _HELD.items() if not said.get(key)]
+    remedy = f"it can't hold containers to their {', '.join(unheld)}: enable these control groups" if unheld else ""
+    return not unheld, f"{said['ServerVersion']}, {said['Driver']}", remedy
+
+
+def _cluster_of(settings: Settings) -> tuple[bool, str, str]:
+    from kubernetes.client.exceptions import ApiException
+
+    from neartime_server.executors.cluster import AWAY, Cluster, words
+
+    try:
+        cluster = Cluster(settings.kubernetes_namespace, settings.kubeconfig)
+    except ConfigurationError as error:
+        return False, str(error), ""
+    try:
+        count = len(cluster.pods("app.kubernetes.io/managed-by=neartime")[0])
+    except ApiException as error:
+        return False, words(error), f"make the namespace {settings.kubernetes_namespace}, and let the server list pods"
+    except AWAY as error:
+        return False, str(error), "see NEARTIME_KUBECONFIG"
+    finally:
+        cluster.close()
+    return True, f"namespace {settings.kubernetes_namespace}, {count} pods of workers", ""
+
+
 async def unneeded(settings: Settings, stack: AsyncExitStack, needed: Needed, idle: float) -> list[Unneeded]:
     """Images that no version needs; they can be removed until the stack is left.
 
     Raises:
         ConfigurationError, RegistryError, BuildFailed: registry or engine can't be asked.
     """
-    client = engine(settings)
-    stack.callback(client.close)
-    found = await in_engine(client, _prefix(settings), needed, idle)
+    found: list[Unneeded] = []
+    if "docker" in (settings.executor, settings.builder):
+        client = engine(settings)
+        stack.callback(client.close)
+        found += await in_engine(client, _prefix(settings), needed, idle)
     if settings.registry is not None:
         hub = await stack.enter_async_context(registry(settings))
         found += await in_registry(hub, settings.registry, needed)
@@ -125,7 +187,7 @@ async def unneeded(settings: Settings, stack: AsyncExitStack, needed: Needed, id
 def _prefix(settings: Settings) -> str:
     """What images' names begin with. Those that go to no registry have one that no registry can have, and the home's
     mark: others may use the same engine."""
-    return settings.registry or f"neartime.local/{mark(settings.home)}"
+    return settings.registry or f"neartime.local/{addresses.mark(settings.home)}"
 
 
 def registry(settings: Settings) -> Registry:
@@ -134,11 +196,14 @@ def registry(settings: Settings) -> Registry:
     return Registry(_credentials(settings), ca=settings.registry_ca, insecure=insecure)
 
 
-def engine(settings: Settings) -> docker.DockerClient:
+def engine(settings: Settings) -> DockerClient:
     """
     Raises:
         ConfigurationError: it does not answer.
     """
+    import docker
+    from docker.errors import DockerException
+
     try:
         client = docker.DockerClient(settings.docker_host) if settings.docker_host else docker.from_env()
         client.ping()

@@ -2,7 +2,7 @@
 
 ServerError
 ├── ConfigurationError      settings, secret or backends file: the server does not start
-├── BuildFailed             an environment could not be made; carries the tool's last lines
+├── BuildFailed             what a program runs in could not be made; carries the tool's last lines
 ├── BusError                NATS refused or did not answer
 │   └── NoAnswer            a worker did not answer a command
 ├── ExecutorError           a worker could not be started or stopped
@@ -27,12 +27,14 @@ class ConfigurationError(ServerError):
 
 
 class BuildFailed(ServerError):
-    """An environment could not be made."""
+    """What a program runs in could not be made."""
 
-    def __init__(self, message: str, log: str) -> None:
+    def __init__(self, message: str, log: str, solution: str | None = None) -> None:
         super().__init__(message)
         self.log = log
         """The end of the tool's own output."""
+        self.solution = solution
+        """What to do, where the program's requirements are not at fault."""
 
 
 class BusError(ServerError):

@@ -45,6 +45,8 @@ class Settings:
     """Of a NATS server in operator mode that trusts this operator; None: the embedded one."""
     nats_public_url: str | None = None
     """The NATS URL as clients reach it, where it differs."""
+    nats_worker_url: str | None = None
+    """The NATS URL as workers reach it, where it differs: pods of a cluster that the server is not in."""
     jobs_stream_bytes: int = 512 << 20
     """Bytes reserved per instance for status, interim results and results."""
     bulk_stream_bytes: int = 4 << 30
@@ -56,7 +58,8 @@ class Settings:
     backends_file: Path | None = None
     """TOML, a table [[backends]] each; None: `aer` and `generic_5q`, built in."""
     executor: str = "process"
-    """What workers are: `process`, on this machine, for trusted programs; or `docker`, containers of images."""
+    """What workers are: `process`, on this machine, for trusted programs; `docker`, containers of images; or
+    `kubernetes`, pods of images."""
     worker_heartbeat: float = 5.0
     """Seconds between heartbeats; a worker unheard for three of them, and not seen by the executor, is lost."""
     cancel_grace: float = 2.0
@@ -81,6 +84,18 @@ class Settings:
     docker_network: str | None = None
     """A network of the engine that the operator has restricted to NATS, for workers; None: they have no network, and a
     Unix socket to NATS."""
+
+    # --- Kubernetes
+    kubeconfig: Path | None = None
+    """Of the cluster where workers run; None: the one that the server is a pod of, or kubectl's own file."""
+    kubernetes_namespace: str = "neartime-workers"
+    """Of workers' pods. Nothing else should be in it."""
+    kubernetes_nats: str | None = None
+    """Where pods reach NATS, for a NetworkPolicy that allows nothing else: `10.0.0.5/32:4222`, or a namespace and a
+    label of NATS' pods, `nats/app.kubernetes.io/name=nats:4222`. None: the operator makes that policy."""
+    kubernetes_pending: float = 300.0
+    """Seconds that a pod may wait for its image, or for a place that no node has, before its job fails with what the
+    cluster says."""
 
     # --- limits
     max_body_bytes: int = 512 << 20

@@ -6,21 +6,28 @@ import asyncio
 import hashlib
 import io
 import os
+import secrets
 import shutil
+import socket
 import sys
 import tarfile
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import pytest
+from clusters import Cluster as KubernetesCluster
+from clusters import ClusterImages
 from docker.errors import ImageNotFound
 from docker.models.containers import Container
 from engine import Engine
+from images import runner_image
 
 from neartime.codec import decode, encode
-from neartime.contract.backends import BackendSpec
+from neartime.contract.backends import BackendSpec, Placement
 from neartime.contract.events import StatusEvent
 from neartime.contract.ids import new_id
 from neartime.contract.jobs import JobStatus
@@ -38,7 +45,9 @@ from neartime_server.executors import (
     Synced,
     addresses,
 )
+from neartime_server.executors.cluster import Cluster
 from neartime_server.executors.docker import DockerExecutor
+from neartime_server.executors.kubernetes import KubernetesExecutor
 from neartime_server.settings import Settings
 
 
@@ -175,6 +184,105 @@ class Containers:
             container.remove(force=True)
         processes.end_runners(self.home, 2.0)
         shutil.rmtree(addresses.folder(self.home))
+
+
+class Pods:
+    """Of a namespace of a cluster."""
+
+    PYTHON = Path("/opt/neartime/bin/python")
+
+    def __init__(self, cluster: KubernetesCluster, namespace: str, images: ClusterImages) -> None:
+        self.cluster, self.namespace, self._images = cluster, namespace, images
+        self.environment = Where(None, self.PYTHON, images.runner)
+        self.broken = Where(None, Path("/usr/bin/python3"), images.base)
+        self.words = "No module named neartime_runner"
+        self.installation = secrets.token_hex(8)
+        self._runner = runner_image()
+        self._doors: dict[str, Door] = {}
+
+    def executor(self, **options: Any) -> KubernetesExecutor:
+        placements = options.pop("placements", {"none": Placement(promised=0.05)})
+        cluster = Cluster(self.namespace, options.pop("kubeconfig", self.cluster.kubeconfig))
+        return KubernetesExecutor(cluster, self.installation, placements, **options)
+
+    def carry(self, launch: Launch) -> tuple[Launch, Place]:
+        folder = Path(launch.path)
+        digest = self._runner.with_folder(folder, "opt/neartime/program").push(
+            self.cluster.registry_url, "neartime/program", launch.worker_id
+        )
+        access = launch.nats.model_copy(update={"url": self.reachable(launch.nats.url)})
+        update = {"path": "/opt/neartime/program", "nats": access, "manifest": small(launch.manifest)}
+        carried = launch.model_copy(update=update)
+        return carried, Where(None, self.PYTHON, f"{self.cluster.registry}/neartime/program@{digest}")
+
+    def reachable(self, url: str) -> str:
+        """The URL under which pods reach a NATS server that listens on loopback."""
+        port = int(url.rpartition(":")[2])
+        if url not in self._doors:
+            self._doors[url] = Door(self.cluster.machine, port)
+        return f"nats://{self.cluster.machine}:{self._doors[url].port}"
+
+    def pid(self, worker_id: str, said: int) -> int:
+        if not self.cluster.own:
+            pytest.skip("this machine has not started that cluster, and sees none of its processes")
+        uid = self.cluster.pod(self.namespace, f"neartime-{worker_id}").metadata.uid
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                with suppress(OSError):
+                    # Source: proc(5), `NSpid`: the pid in each namespace, the innermost last.
+                    status = (entry / "status").read_text()
+                    names = next(line for line in status.splitlines() if line.startswith("NSpid:")).split()
+                    own = b"neartime_runner" in (entry / "cmdline").read_bytes() or said != 1  # each has a sandbox, too
+                    if own and names[-1] == str(said) and uid in (entry / "cgroup").read_text():
+                        return int(entry.name)
+        raise AssertionError(f"worker {worker_id} has no process {said}")
+
+    def close(self) -> None:
+        for door in self._doors.values():
+            door.close()
+
+
+def small(manifest: dict[str, Any]) -> dict[str, Any]:
+    """So that a node holds many."""
+    return {**manifest, "resources": {"cpu": 1.0, "memory": "512Mi"}}
+
+
+class Door:
+    """An address of this machine that leads to a port of its loopback."""
+
+    def __init__(self, address: str, to: int) -> None:
+        self._to = to
+        self._server = socket.create_server((address, 0))
+        self.port = int(self._server.getsockname()[1])
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with suppress(OSError):
+            while True:
+                self._let_in(self._server.accept()[0])
+
+    def _let_in(self, theirs: socket.socket) -> None:
+        try:
+            ours = socket.create_connection(("127.0.0.1", self._to))
+        except OSError:  # nobody is there now
+            theirs.close()
+            return
+        for end in (theirs, ours):
+            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for ends in ((theirs, ours), (ours, theirs)):
+            threading.Thread(target=self._pump, args=ends, daemon=True).start()
+
+    @staticmethod
+    def _pump(source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(1 << 16):
+                target.sendall(data)
+        for end in (source, target):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self._server.close()
 
 
 def _anybodys(entry: tarfile.TarInfo) -> tarfile.TarInfo:

@@ -125,6 +125,22 @@ async def test_a_worker_whose_nursery_is_killed_ends(world: World) -> None:
     await until(lambda: not alive(child))
 
 
+async def test_a_job_whose_nursery_is_killed_ends_though_what_it_has_started_lives_on(world: World) -> None:
+    source = COUNTING.replace(
+        'print("counting', 'started = os.fork() or time.sleep(1000)\n    print("counting'
+    ).replace('"child":', '"started": started, "nursery": os.getppid(), "child":')
+    worker = await world.worker(source)
+    job = await worker.start({"count": 10_000})
+    await worker.follow(job, lambda event: event.envelope.index == 3)
+    first = (await worker.values(job))[0]
+    os.kill(first["nursery"], signal.SIGKILL)
+    await worker.follow(job)
+    assert (job.end.status, job.end.reason_code) == (JobStatus.FAILED, ReasonCode.PROCESS_DIED)
+    assert (job.end.reason or "").endswith(f"counting in {first['child']}")
+    assert await world.zygote.exited(worker.id) == 1
+    await until(lambda: not alive(first["child"]) and not alive(first["started"]))
+
+
 async def test_a_killed_nats_server_comes_back_and_nothing_is_lost_or_out_of_order(world: World) -> None:
     worker = await world.worker(COUNTING)
     job = await worker.start({"count": 200, "pause": 0.01})

@@ -115,6 +115,18 @@ device = backends.BackendDevice(
     name="aer", description="A simulator.", simulator=True, num_qubits=29, parallelism=2, status=status
 )
 spec = backends.BackendSpec(name="aer", factory="qiskit_aer:AerSimulator", options={"method": "statevector"})
+placement = backends.Placement(
+    node_selector={"lab": "cold"},
+    affinity={"nodeAffinity": {}},
+    tolerations=[{"key": "quantum", "operator": "Exists"}],
+    resources={"nvidia.com/gpu": "1"},
+    promised=0.5,
+    runtime_class="gvisor",
+    priority_class="batch",
+    image_pull_secrets=["registry"],
+    service_account="worker",
+    patch={"spec": {"dnsPolicy": "Default"}},
+)
 worker = launch.Launch(
     contract_version=1,
     worker_id=ID,
@@ -142,7 +154,9 @@ SAMPLES: list[BaseModel] = [
         description="A simulator.",
         parallelism=2,
         home=backends.BackendHome.GATEWAY,
+        placement=placement,
     ),
+    placement,
     status,
     device,
     backends.BackendList(devices=["aer"], backends=[device]),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from neartime.contract.backends import BackendConfig
+from neartime.contract.backends import BackendConfig, Placement
 from neartime.contract.problem import ErrorCode
 from neartime.contract.programs import BackendRequirements
 from neartime_server.backends import Backends
@@ -108,14 +109,21 @@ def test_a_file_that_is_missing_is_named(tmp_path: Path) -> None:
 
 def test_every_field_of_a_backend_is_documented() -> None:
     page = (DOCS / "reference" / "backends.md").read_text()
-    rows = {line.split("|")[1].strip().strip("`") for line in page.splitlines() if line.startswith("| `")}
-    assert set(BackendConfig.model_fields) == rows
+    fields, _, of_placement = page.partition("field of `placement`")
+
+    def rows(text: str) -> set[str]:
+        cells = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+        return {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
+
+    assert set(BackendConfig.model_fields) == rows(fields)
+    assert set(Placement.model_fields) == rows(of_placement)
 
 
 def test_the_example_of_the_documentation_is_a_good_file(tmp_path: Path) -> None:
     page = (DOCS / "reference" / "backends.md").read_text()
-    (example,) = (part.partition("```")[0] for part in page.split("```toml\n")[1:])
-    assert len(load(tmp_path, example).names()) > 1
+    first, second = (part.partition("```")[0] for part in page.split("```toml\n")[1:])
+    assert len(load(tmp_path, first).names()) > 1
+    assert load(tmp_path, second).get("device_7q").placement.resources == {"nvidia.com/gpu": "1"}
 
 
 # --- one that is not there

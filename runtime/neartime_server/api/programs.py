@@ -186,8 +186,8 @@ async def _build(here: Services, checked: uploads.Upload, tell: Tell) -> Built:
         problem = Problem(
             code=ErrorCode.BUILD_FAILED,
             message=f"{error}\n{tail}".rstrip(),
-            path="manifest.requirements",
-            solution="mend the requirements and upload it again",
+            path="manifest.requirements" if error.solution is None else None,
+            solution=error.solution or "mend the requirements and upload it again",
         )
         raise Refused(422, [problem]) from error
     # The first job shall find what it runs in ready, and the upload need not wait for it.

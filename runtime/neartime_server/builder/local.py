@@ -10,6 +10,7 @@ from neartime_server.builder.environments import Environments
 from neartime_server.builder.programs import materialize, place_of
 from neartime_server.builder.protocol import Built, Source, Tell, tell_nobody
 from neartime_server.builder.prune import touch
+from neartime_server.builder.remedies import solution_of
 from neartime_server.errors import BuildFailed
 
 
@@ -24,7 +25,8 @@ class LocalBuilder:
         try:
             return await self._build(source, tell)
         except OSError as error:
-            raise BuildFailed(f"the environment or the program's files can't be written: {error}", "") from error
+            message = f"the environment or the program's files can't be written: {error}"
+            raise BuildFailed(message, "", solution_of(error)) from error
 
     async def _build(self, source: Source, tell: Tell) -> Built:
         made = await self._environments.ensure(source.manifest, source.lock, tell)

@@ -18,10 +18,14 @@ from typing import Final
 from packaging.version import Version
 
 from neartime_server import variables
+from neartime_server.builder.remedies import solution_of
 from neartime_server.errors import BuildFailed
 
 STEP_SECONDS: Final = 1800.0
 """How long one step may take: a slow index and an environment of some gigabytes."""
+UNSOLVED: Final = 1
+"""The exit code that says that the requirements are at fault; another one is of an index that is away, or of a disk."""
+INDEX: Final = "look whether the requirements are well written; else upload it again when the package index answers"
 TAIL: Final = 4000
 """Characters of the tool's output that an error carries."""
 
@@ -158,7 +162,8 @@ async def _process(command: Sequence[str], log: Path, what: str, given: str = ""
                 _kill(process.pid)
                 await process.wait()
     if process.returncode != 0:
-        raise BuildFailed(what, _tail(log, since) or output.decode(errors="replace")[-TAIL:])
+        tail = _tail(log, since) or output.decode(errors="replace")[-TAIL:]
+        raise BuildFailed(what, tail, solution_of(tail, INDEX) if process.returncode != UNSOLVED else None)
     return output.decode()
 
 

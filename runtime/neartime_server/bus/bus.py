@@ -107,7 +107,8 @@ class Bus:
         account = self._keys.account(instance_id)
         expires = time.time() + lifetime
         credential = claims.credential(account, user, worker_id, publish, subscribe, expires, answers=ANSWERS)
-        return NatsAccess(url=self._url, credential=credential, inbox=subjects.inbox(worker_id)), user.public
+        url = self._settings.nats_worker_url or self._url
+        return NatsAccess(url=url, credential=credential, inbox=subjects.inbox(worker_id)), user.public
 
     def reader_access(self, instance_id: str, lifetime: float, token_id: str | None = None) -> StreamAccess:
         """A client's way in, for `lifetime` seconds: it reads the instance's events, and writes none. With the id of

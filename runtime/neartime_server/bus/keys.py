@@ -41,6 +41,11 @@ class Keys:
         self.operator = KeyPair(nkeys.PREFIX_BYTE_OPERATOR, self._derive("operator"))
         self.system = KeyPair(nkeys.PREFIX_BYTE_ACCOUNT, self._derive("system"))
 
+    @property
+    def installation(self) -> str:
+        """What stands for the servers of this operator, where others have theirs too: 16 hexadecimal digits."""
+        return self._derive("installation").hex()[:16]
+
     def _derive(self, label: str) -> bytes:
         return hmac.new(self._secret, label.encode(), hashlib.sha256).digest()
 

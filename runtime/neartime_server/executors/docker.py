@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import logging
 import math
-import os
 import socket
 import subprocess
 import threading
@@ -87,7 +85,7 @@ class DockerExecutor:
             credentials: `username` and `password` for a registry by its host; None for what Docker's own settings say.
         """
         self._home, self._url, self._network = home.resolve(), url, network
-        self._mark = mark(home)
+        self._mark = addresses.mark(home)
         self._images = Images(self._home, self._engine, credentials, self._powerless)
         self._threads = ThreadPoolExecutor(THREADS, "docker")
         self._client: docker.DockerClient | None = None
@@ -511,7 +509,7 @@ def end_all(home: Path, grace: float, *, url: str | None = None) -> int:
     try:
         client = docker.DockerClient(base_url=url) if url is not None else docker.DockerClient.from_env()
         with contextlib.closing(client):
-            label = f"{_HOME}={mark(home)}"
+            label = f"{_HOME}={addresses.mark(home)}"
             running = client.containers.list(filters={"label": label, "status": "running"})
             with ThreadPoolExecutor(THREADS) as threads:
                 stops = [threads.submit(one.stop, timeout=math.ceil(grace)) for one in running]
@@ -521,11 +519,6 @@ def end_all(home: Path, grace: float, *, url: str | None = None) -> int:
             return len(running)
     except (DockerException, requests.exceptions.RequestException) as error:
         raise ExecutorError(f"workers in containers could not be ended: {error}") from error
-
-
-def mark(home: Path) -> str:
-    """What stands for a home where others have theirs, too: 16 hexadecimal digits."""
-    return hashlib.sha256(os.fsencode(home.resolve())).hexdigest()[:16]
 
 
 def _name(worker_id: str) -> str:

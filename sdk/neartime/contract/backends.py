@@ -37,6 +37,70 @@ class BackendSpec(BaseModel):
         return value
 
 
+class Placement(BaseModel):
+    """Where and how pods run that use a backend, in Kubernetes' own terms. Only the executor `kubernetes` reads it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    node_selector: dict[str, str] = Field(default_factory=dict)
+    affinity: dict[str, Any] = Field(default_factory=dict)
+    tolerations: list[dict[str, Any]] = Field(default_factory=list)
+    resources: dict[str, str] = Field(default_factory=dict)
+    """Beside the program's cores and memory, as requests and limits: `nvidia.com/gpu = "1"`."""
+    promised: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Which part of a program's cores its pod requests. What is above it has when nobody else wants it: nodes of
+    simulators hold more pods with less."""
+    runtime_class: str | None = None
+    priority_class: str | None = None
+    image_pull_secrets: list[str] = Field(default_factory=list)
+    """Names of Secrets in the namespace of workers."""
+    service_account: str | None = None
+    """Its token is never mounted."""
+    patch: dict[str, Any] = Field(default_factory=dict)
+    """A JSON merge patch (RFC 7396) over the pod, for what these don't name."""
+
+    @field_validator("resources")
+    @classmethod
+    def _further_ones(cls, value: dict[str, str]) -> dict[str, str]:
+        if own := sorted({"cpu", "memory"} & set(value)):
+            raise ValueError(f"{', '.join(own)}: a program's own `resources` say that")
+        return value
+
+    @field_validator("patch")
+    @classmethod
+    def _leaves_the_worker(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if unknown := sorted(set(value) - {"metadata", "spec"}):
+            raise ValueError(f"{', '.join(unknown)}: a pod has `metadata` and `spec`")
+        for place, names in _NOT_PATCHED.items():
+            if not isinstance(value.get(place, {}), dict):
+                raise ValueError(f"{place}: expected a table")
+            if found := sorted(set(value.get(place) or {}) & names):
+                raise ValueError(f"{place}.{found[0]}: it can't be patched, since it is what keeps a worker what it is")
+        return value
+
+
+_NOT_PATCHED = {
+    "metadata": frozenset({"name", "namespace", "labels", "ownerReferences", "finalizers"}),
+    "spec": frozenset(
+        {
+            *("containers", "initContainers", "ephemeralContainers", "securityContext", "restartPolicy", "volumes"),
+            *(
+                "automountServiceAccountToken",
+                "serviceAccountName",
+                "serviceAccount",
+                "enableServiceLinks",
+                "hostNetwork",
+                "hostPID",
+                "hostIPC",
+                "hostUsers",
+            ),
+            *("activeDeadlineSeconds", "nodeName", "shareProcessNamespace"),
+        }
+    ),
+}
+"""What a placement's patch may not touch: it would widen what a program can do, or hide a worker from its server."""
+
+
 class BackendConfig(BackendSpec):
     """One entry of the operator's backends file."""
 
@@ -44,6 +108,7 @@ class BackendConfig(BackendSpec):
     parallelism: Annotated[int, Field(ge=1)] = 1
     """Jobs that may run at once."""
     home: BackendHome = BackendHome.IN_WORKER
+    placement: Placement = Placement()
 
 
 class BackendStatus(BaseModel):

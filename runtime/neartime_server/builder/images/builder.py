@@ -14,7 +14,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, Protocol
 
+from neartime.contract.problem import ErrorCode
 from neartime.contract.programs import Manifest
+from neartime.errors import InvalidReference
+from neartime.oci import Reference
 from neartime_server.builder import needs, uv
 from neartime_server.builder.images.layers import Layer, Layers
 from neartime_server.builder.images.recipe import LABEL, PACKAGES, PROGRAM, RUNNER, Base, Recipe
@@ -22,8 +25,9 @@ from neartime_server.builder.locks import Locks
 from neartime_server.builder.once import Once
 from neartime_server.builder.programs import materialize
 from neartime_server.builder.protocol import Built, Source, Tell, tell_nobody
+from neartime_server.builder.remedies import solution_of
 from neartime_server.builder.uv import Interpreter, Target
-from neartime_server.errors import BuildFailed
+from neartime_server.errors import BuildFailed, Refused
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +88,7 @@ class ImageBuilder:
         try:
             return await self._build(source, tell)
         except OSError as error:
-            raise BuildFailed(f"the image's layers can't be written: {error}", "") from error
+            raise BuildFailed(f"the image's layers can't be written: {error}", "", solution_of(error)) from error
 
     async def _build(self, source: Source, tell: Tell) -> Built:
         if source.image is not None and (made := await self._made(source.image, source.lock)) is not None:
@@ -128,7 +132,8 @@ class ImageBuilder:
         try:
             environment, python = labels[f"{LABEL}environment"], Path(labels[f"{LABEL}python"])
         except KeyError as error:
-            raise BuildFailed(f"the image {image} does not say what it has: it lacks the label {error}", "") from error
+            message = f"the image {image} does not say what it has: it lacks the label {error}"
+            raise BuildFailed(message, "", "upload the program again") from error
         built = Built(f"sha256:{environment}", lock, python, str(PROGRAM), image)
         if len(self._known) >= KNOWN:
             self._known.clear()
@@ -139,7 +144,7 @@ class ImageBuilder:
 
     async def _base_of(self, manifest: Manifest) -> Base:
         if manifest.image is not None:
-            reference, complete = manifest.image.base, manifest.image.complete
+            reference, complete = _named(manifest.image.base), manifest.image.complete
         else:
             reference, complete = self._base.format(python=await self._minor(manifest)), False
         pinned, config = await self._maker.base(reference)
@@ -235,6 +240,13 @@ class ImageBuilder:
         folder = self._home / "logs" / "builds"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         return folder / f"{name}.log"
+
+
+def _named(reference: str) -> str:
+    try:
+        return str(Reference.parse(reference))
+    except InvalidReference as error:
+        raise Refused.of(422, ErrorCode.UNSUPPORTED_IMAGE, str(error), path="manifest.image") from error
 
 
 def _runs_on(manifest: Manifest, minor: str) -> bool:

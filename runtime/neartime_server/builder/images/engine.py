@@ -13,17 +13,20 @@ import re
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import IO, Any, Final
 
 import docker
 from docker.errors import DockerException, ImageNotFound, NotFound
 from docker.models.images import Image
+from urllib3.exceptions import HTTPError
 
 from neartime.contract.problem import ErrorCode
 from neartime.oci import Credentials, Reference
 from neartime_server.builder.images.layers import Layer
 from neartime_server.builder.images.recipe import LABEL, Recipe
 from neartime_server.builder.protocol import Tell
+from neartime_server.builder.remedies import ENGINE, REGISTRY, solution_of
 from neartime_server.errors import BuildFailed, Refused
 
 ENVIRONMENTS: Final = "environments"
@@ -83,8 +86,8 @@ class EngineMaker:
     def _guarded(self, what: str, work: Callable[[], Any]) -> Any:
         try:
             return work()
-        except (DockerException, OSError) as error:
-            raise BuildFailed(f"{what}: {_words(error)}", "") from error
+        except (DockerException, OSError, HTTPError) as error:
+            raise BuildFailed(f"{what}: {_words(error)}", "", solution_of(error, ENGINE)) from error
 
     def _find_base(self, name: str, login: Auth) -> tuple[str, dict[str, Any]]:
         try:
@@ -115,7 +118,9 @@ class EngineMaker:
     def _pull(self, name: str, login: Auth) -> Image:
         for event in self._client.api.pull(name, stream=True, decode=True, auth_config=login):
             if "error" in event:
-                raise BuildFailed(f"{name} can't be pulled: {event['error']}", "")
+                raise BuildFailed(
+                    f"{name} can't be pulled: {event['error']}", "", solution_of(event["error"], REGISTRY)
+                )
         return self._client.images.get(name)
 
     def _found(self, recipe: Recipe, login: Auth) -> str | None:
@@ -160,7 +165,8 @@ class EngineMaker:
         try:
             pinned = self._push(name, tell, login)
         except BaseException:
-            self._client.images.remove(name, noprune=True)  # it is not there for whoever looks in the registry
+            with suppress(DockerException, OSError):  # of an engine that is gone, too: without a digest it is not found
+                self._client.images.remove(name, noprune=True)  # it is not there for whoever looks in the registry
             raise
         tell(f"{pinned} is there")
         return pinned
@@ -187,11 +193,14 @@ class EngineMaker:
             image = ""
             for event in said:
                 if "error" in event:
-                    raise BuildFailed(f"the image can't be built: {event['error']}", "\n".join(lines[-TAIL:]))
+                    solution = solution_of(event["error"], ENGINE)
+                    raise BuildFailed(f"the image can't be built: {event['error']}", "\n".join(lines[-TAIL:]), solution)
                 if line := str(event.get("stream", "")).rstrip():
                     lines.append(line)
                     tell(line)
                 image = (event.get("aux") or {}).get("ID", image)
+        if not image:  # the engine was ended in the middle
+            raise BuildFailed("the image can't be built: the engine ended the build", "\n".join(lines[-TAIL:]), ENGINE)
         return image
 
     def _push(self, name: str, tell: Tell, login: Auth) -> str:
@@ -201,10 +210,12 @@ class EngineMaker:
         said = self._client.api.push(repository, tag, stream=True, decode=True, auth_config=login)
         for event in said:
             if "error" in event:
-                raise BuildFailed(f"the image can't be pushed: {event['error']}", "")
+                solution = solution_of(event["error"], REGISTRY)
+                raise BuildFailed(f"the image can't be pushed: {event['error']}", "", solution)
             digest = (event.get("aux") or {}).get("Digest", digest)
         if not digest:
-            raise BuildFailed(f"the image can't be pushed: the engine does not say which digest {name} has", "")
+            said = f"the engine does not say which digest {name} has"
+            raise BuildFailed(f"the image can't be pushed: {said}", "", ENGINE)
         return f"{repository}@{digest}"
 
 

@@ -62,6 +62,7 @@ class Layers:
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         note = self._folder / f"{what}-{name}.json"
         draft = self._folder / f".draft-{secrets.token_hex(8)}"
+        said = draft.with_name(f"{draft.name}.json")  # it is written first: a disk may be full by then
         try:
             with draft.open("xb") as raw:
                 outer = _Counted(raw)
@@ -69,11 +70,12 @@ class Layers:
                     inner = _Counted(packed)
                     _write(inner, trees)
             layer = Layer(what, outer.digest, inner.digest, outer.size, note.with_suffix(".tar.gz"))
+            said.write_text(json.dumps({k: v for k, v in asdict(layer).items() if k not in ("what", "file")}))
             draft.replace(layer.file)
-            draft.write_text(json.dumps({k: v for k, v in asdict(layer).items() if k not in ("what", "file")}))
-            draft.replace(note)
+            said.replace(note)
         finally:
             draft.unlink(missing_ok=True)
+            said.unlink(missing_ok=True)
         return layer
 
 

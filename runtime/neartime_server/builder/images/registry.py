@@ -30,6 +30,7 @@ from neartime_server.builder import sbom
 from neartime_server.builder.images.layers import Layer
 from neartime_server.builder.images.recipe import Recipe
 from neartime_server.builder.protocol import Tell
+from neartime_server.builder.remedies import REGISTRY
 from neartime_server.errors import BuildFailed, Refused
 
 ENVIRONMENTS: Final = "environments"
@@ -55,7 +56,7 @@ class RegistryMaker:
         except NotInRegistry as error:
             raise Refused.of(422, ErrorCode.UNSUPPORTED_IMAGE, str(error), path="manifest.image") from error
         except RegistryError as error:
-            raise BuildFailed(f"the base image can't be had: {error}", "") from error
+            raise BuildFailed(f"the base image can't be had: {error}", "", REGISTRY) from error
         return str(image.reference), dict(image.config)
 
     async def find(self, recipe: Recipe) -> str | None:
@@ -65,7 +66,7 @@ class RegistryMaker:
         except NotInRegistry:
             return None
         except RegistryError as error:
-            raise BuildFailed(f"the registry does not say what it has: {error}", "") from error
+            raise BuildFailed(f"the registry does not say what it has: {error}", "", REGISTRY) from error
         return _pinned(wanted, descriptor)
 
     async def labels(self, image: str) -> dict[str, str] | None:
@@ -74,7 +75,7 @@ class RegistryMaker:
         except NotInRegistry:
             return None
         except RegistryError as error:
-            raise BuildFailed(f"the image {image} can't be looked at: {error}", "") from error
+            raise BuildFailed(f"the image {image} can't be looked at: {error}", "", REGISTRY) from error
 
     async def make(self, recipe: Recipe, layers: list[Layer], tell: Tell) -> str:
         target = self._repository(recipe.manifest.name).tagged(recipe.tag)
@@ -85,7 +86,7 @@ class RegistryMaker:
                 self._there.clear()
                 pushed = await self._make(target, recipe, layers, tell)
         except RegistryError as error:
-            raise BuildFailed(f"the image can't be pushed: {error}", "") from error
+            raise BuildFailed(f"the image can't be pushed: {error}", "", REGISTRY) from error
         tell(f"{_pinned(target, pushed)} is there")
         return _pinned(target, pushed)
 

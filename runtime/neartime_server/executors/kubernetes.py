@@ -1,0 +1,522 @@
+"""Workers as pods beside their backend, one each.
+
+What runs is never written down: labels say which pods are this installation's, and the cluster says how they are.
+Servers of one installation share its pods; the one that reigns starts and ends them.
+
+A pod gets its launch document over its standard input, once it runs. So no Secret holds a credential, and a server
+needs no right on Secrets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import itertools
+import json
+import logging
+import math
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from typing import Any, Final, TypeVar
+
+from kubernetes.client.exceptions import ApiException
+
+from neartime.contract.backends import Placement
+from neartime.contract.launch import Launch
+from neartime.contract.version import incompatible
+from neartime_server.errors import ExecutorError
+from neartime_server.executors import manifests, pods
+from neartime_server.executors.cluster import AWAY, Cluster, Object, words
+from neartime_server.executors.following import Pods
+from neartime_server.executors.listener import Listener
+from neartime_server.executors.protocol import Exited, Observed, Place, Running, Synced
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+THREADS: Final = 32
+TAKEN_SECONDS: Final = 60.0
+"""How long a worker may take from its start until it has its launch document: an import, on a busy node."""
+EAGER: Final = (0.15, 0.05, 0.05, 0.1, 0.1, 0.2, 0.5)
+"""Seconds before each try to give a pod that has a node its launch document; the last for all that follow."""
+ANSWER_SECONDS: Final = 2.0
+"""How long an answer is waited for, before the document is given again."""
+CHECK_SECONDS: Final = 300.0
+"""How long it may take to pull an image and ask its runner for its version."""
+END_MARGIN: Final = 30.0
+"""Seconds beyond its grace in which a pod that was ended must be gone."""
+ABANDONED_SECONDS: Final = 15.0
+"""A pod that does not run, and that nobody has started here for so long, is of a server that is gone."""
+CREATE_SECONDS: Final = 10.0
+"""How long a pod is asked for again while the API server is away: it is when a control plane is upgraded."""
+STALE_SECONDS: Final = 900.0
+"""A pod that checks an image, and is so old, is of a server that is gone."""
+
+
+class KubernetesExecutor:
+    """In one namespace. Pods go on when the server is gone."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        installation: str,
+        placements: Mapping[str, Placement],
+        *,
+        nats: str | None = None,
+        pending: float = 300.0,
+        longest: float = 9 * 3600.0,
+    ) -> None:
+        """
+        Args:
+            installation: stands for the servers whose pods these are; a label's value.
+            placements: of backends, by name.
+            nats: where workers reach NATS, as `manifests.network_policy` takes it; None has no policy made: somebody
+                else sees to it.
+            pending: seconds that a pod may wait for its image, or for a place that no node has. For one that others
+                have now it waits as long as it takes.
+            longest: seconds that a worker may live.
+        """
+        self._cluster, self._installation, self._placements = cluster, installation, placements
+        self._pending, self._longest = pending, longest
+        self._policy = manifests.network_policy(installation, nats) if nats is not None else None
+        self._threads = ThreadPoolExecutor(THREADS, "kubernetes")
+        self._pods = Pods(cluster, f"{manifests.INSTALLATION}={installation}", self._changed, self._lost)
+        self._checks: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._exited: dict[str, Exited] = {}
+        self._stopped: set[str] = set()
+        self._forgotten: set[str] = set()
+        """Workers whose pods are being removed, and whose ends nobody wants to hear."""
+        self._starting: dict[str, asyncio.Task[None]] = {}
+        self._listeners: set[Listener] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._tended: dict[str, asyncio.Task[None]] = {}
+        """What is done about pods that nobody else looks after, by name."""
+        self._closed = False
+
+    # --- what an executor does
+
+    async def start(self, launch: Launch, environment: Place) -> None:
+        """Run a worker in a pod of its image; returns when it has its launch document.
+
+        Raises:
+            ExecutorError: it can't be; with the cluster's own words, or the end of the pod's log.
+        """
+        worker_id = launch.worker_id
+        if (starting := self._starting.get(worker_id)) is None:
+            starting = self._starting[worker_id] = asyncio.create_task(self._start(launch, environment))
+            starting.add_done_callback(lambda task: self._started(worker_id, task))
+        try:
+            await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            self._stopped.add(worker_id)
+            starting.cancel()  # and it takes away what it has made, which `stop` waits for
+            raise
+
+    async def stop(self, worker_id: str, grace: float = 5.0) -> None:
+        """Delete a pod: SIGTERM, SIGKILL to all of it after `grace` seconds, rounded up; returns when it is gone.
+
+        Raises:
+            ExecutorError: it is not, after some seconds more, or the API server can't be reached.
+        """
+        self._stopped.add(worker_id)
+        if (starting := self._starting.get(worker_id)) is not None:
+            await asyncio.wait({starting})
+        await self._pods.open()
+        name = manifests.pod_name(worker_id)
+        uid = self._uid(name)
+        if uid is None or not await self._call(self._cluster.delete, name, max(1, math.ceil(grace)), uid):
+            self._note(Exited(worker_id, None, None, "it was not running"))
+            return
+        if not await self._gone(name, grace + END_MARGIN):
+            await self._call(self._cluster.delete, name, 0, uid)
+            if not await self._gone(name, END_MARGIN):
+                raise ExecutorError(f"the pod of worker {worker_id} does not go; its node may be lost")
+        self._note(Exited(worker_id, None, None, "it was stopped"))  # where its end was not seen
+
+    async def observe(self) -> AsyncIterator[Observed]:
+        """What runs and what has ended, then `Synced`, then what changes.
+
+        Raises:
+            ExecutorError: the API server can't be reached, or not any more.
+        """
+        listener = Listener(asyncio.get_running_loop())
+        try:
+            await self._pods.open()
+            self._listeners.add(listener)
+            self._sweep()
+            for pod in self._pods.all():
+                self._look(pod)
+            for exited in list(self._exited.values()):  # also those whose pod is gone
+                listener.tell(exited)
+            listener.queue.put_nowait(Synced())
+            while True:
+                heard = await listener.queue.get()
+                if heard is None:
+                    raise ExecutorError("the Kubernetes API can't be reached any more")
+                if not isinstance(heard, dict):
+                    yield heard
+        finally:
+            self._listeners.discard(listener)
+
+    async def prepare(self, environment: Place) -> None:
+        """Have the image on a node, and know that its runner can be spoken to; a pod finds out, once for each image.
+
+        Raises:
+            ExecutorError: it can't be had, or has no such runner.
+        """
+        if environment.image is None:
+            raise ExecutorError("it has no image, and the executor `kubernetes` runs nothing else")
+        key = environment.image, str(environment.python)
+        if (check := self._checks.get(key)) is None:
+            check = self._checks[key] = asyncio.create_task(self._check(environment))
+            check.add_done_callback(lambda task: self._note_check(key, task))
+        await asyncio.shield(check)
+
+    async def forget(self, worker_id: str) -> None:
+        """Removes its pod. Where the API server is away, the end is told again later."""
+        self._exited.pop(worker_id, None)
+        self._stopped.discard(worker_id)
+        name = manifests.pod_name(worker_id)
+        for listener in self._listeners:
+            listener.forget(worker_id)
+        if (uid := self._uid(name)) is None:
+            return
+        self._forgotten.add(worker_id)  # until it is gone
+        try:
+            await self._call(self._cluster.delete, name, 1, uid)
+        except ExecutorError as error:
+            log.warning("the pod of worker %s could not be removed: %s", worker_id, error)
+            self._forgotten.discard(worker_id)
+
+    async def close(self) -> None:
+        """Let go of the cluster; pods go on."""
+        self._closed = True
+        tasks = [*self._checks.values(), *self._starting.values(), *self._tended.values(), *self._tasks]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._pods.close()
+        self._lost()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        await asyncio.to_thread(self._cluster.close)
+
+    # --- starting
+
+    def _started(self, worker_id: str, task: asyncio.Task[None]) -> None:
+        self._starting.pop(worker_id, None)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.debug("worker %s was not started: %s", worker_id, error)  # perhaps nobody waits any more
+        elif not task.cancelled() and (pod := self._pods.get(manifests.pod_name(worker_id))) is not None:
+            self._look(pod)
+
+    async def _start(self, launch: Launch, environment: Place) -> None:
+        if environment.image is None:
+            raise ExecutorError("it has no image, and the executor `kubernetes` runs nothing else")
+        name = manifests.pod_name(launch.worker_id)
+        await self._pods.open()
+        if launch.worker_id in self._stopped:
+            raise ExecutorError("it was stopped before it was started")
+        await self._ensure_policy()
+        placement = self._placements.get(launch.backend.name) or Placement()
+        made = asyncio.ensure_future(
+            self._create(
+                manifests.pod(
+                    launch, environment,
+                    installation=self._installation, longest=self._longest, placement=placement,
+                )
+            )
+        )  # fmt: skip
+        try:
+            if not await asyncio.shield(made):
+                return  # it was started before
+            await self._begin(name, launch)
+            if launch.worker_id in self._stopped:
+                raise ExecutorError("it was stopped before it was started")
+        except BaseException:
+            await asyncio.gather(made, return_exceptions=True)
+            await asyncio.shield(self._remove(name))
+            raise
+
+    async def _create(self, pod: Object) -> bool:
+        """Whether it had to be made."""
+        deadline, again = time.monotonic() + CREATE_SECONDS, False
+        while True:
+            try:
+                await self._call(self._cluster.create, pod, refused="the cluster refuses its pod")
+                return True
+            except _There:
+                return again  # what was answered the first time was lost
+            except _Away:
+                if time.monotonic() > deadline:
+                    raise
+            again = True
+            await asyncio.sleep(0.5)
+
+    async def _run(self, name: str) -> None:
+        """Waits until a pod runs.
+
+        Raises:
+            ExecutorError: it does not, or has ended; with the reason.
+        """
+        on_its_way = pods.Obstacle("", hopeless=False)
+        seen, met = on_its_way, False
+
+        def decide(pod: Object | None) -> pods.Obstacle | bool | None:
+            nonlocal seen, met
+            if pod is None:
+                return pods.Obstacle("its pod was deleted before it ran", hopeless=True) if met else None
+            met = True
+            if pods.runs(pod) or pods.exited(pod, stopped=False) is not None:
+                return True
+            if (found := pods.obstacle(pod)) is not None:
+                if found.words != seen.words:
+                    log.info("pod %s waits: %s", name, found.words)
+                seen = found
+                return found if found.hopeless else None
+            # what stood in its way before does not any more
+            seen = on_its_way
+            return None
+
+        while (found := await self._decided(name, decide)) is None:
+            if not seen.crowded:  # or there is room when others have ended
+                said = seen.words or await self._told(name) or "nobody says why"
+                raise ExecutorError(f"its pod did not run within {self._pending:g} s: {said}")
+        if isinstance(found, pods.Obstacle):
+            raise ExecutorError(found.words)
+
+    async def _told(self, name: str) -> str:
+        try:
+            return pods.told(await self._call(self._cluster.events, name))
+        except ExecutorError as error:  # a server may lack the right to read them
+            log.debug("what is said of pod %s can't be read: %s", name, error)
+            return ""
+
+    async def _decided(self, name: str, decide: Callable[[Object | None], T | None]) -> T | None:
+        with contextlib.suppress(asyncio.TimeoutError):
+            return await self._pods.until(name, decide, self._pending)
+        return None
+
+    async def _begin(self, name: str, launch: Launch) -> None:
+        """Waits until a pod's worker runs, and gives it its launch document.
+
+        A kubelet tells of a container's start up to a second late, so it is tried as soon as the pod has a node.
+
+        Raises:
+            ExecutorError: it does not run, or does not take it; with the reason, and the end of its log.
+        """
+        document, running = launch.model_dump_json(), asyncio.ensure_future(self._run(name))
+        placed = asyncio.ensure_future(self._pods.until(name, _placed, math.inf))
+        try:
+            await asyncio.wait({running, placed}, return_when=asyncio.FIRST_COMPLETED)
+            problem, deadline = "", math.inf
+            for pause in itertools.chain(EAGER, itertools.repeat(EAGER[-1])):
+                await asyncio.wait({running}, timeout=pause)
+                if running.done() and running.exception() is not None:
+                    await running
+                try:
+                    if await self._taken(name, launch.worker_id, document):
+                        return
+                except ExecutorError as error:
+                    problem = str(error)
+                if running.done():
+                    if (ended := _ended(self._pods.get(name))) is not None:
+                        tail = await self._call(self._cluster.log, name)
+                        raise ExecutorError(f"{ended.reason or 'its worker ended at once'}: {tail}".rstrip(": "))
+                    deadline = min(deadline, time.monotonic() + TAKEN_SECONDS)
+                if time.monotonic() > deadline:
+                    said = problem or "it says nothing"
+                    raise ExecutorError(f"its worker does not take its launch document: {said}")
+                if running.done():
+                    await asyncio.sleep(pause)
+        finally:
+            for task in (running, placed):
+                task.cancel()
+            await asyncio.gather(running, placed, return_exceptions=True)
+
+    async def _taken(self, name: str, worker_id: str, document: str) -> bool:
+        """Gives a worker its launch document; whether it says that it has it. It reads one, however often it is given.
+
+        What it says just when somebody attaches may be in its log alone.
+        """
+        said = await self._call(self._cluster.say, name, document, ANSWER_SECONDS)
+        return worker_id in said or worker_id in await self._call(self._cluster.log, name)
+
+    async def _remove(self, name: str) -> None:
+        """At once: it has nothing to lose."""
+        with contextlib.suppress(ExecutorError):
+            await self._call(self._cluster.delete, name, 0)
+
+    async def _ensure_policy(self) -> None:
+        if self._policy is not None:
+            await self._call(self._cluster.ensure_policy, self._policy, refused="workers can't be kept to NATS")
+            self._policy = None
+
+    # --- images
+
+    def _note_check(self, key: tuple[str, str], task: asyncio.Task[None]) -> None:
+        if (task.cancelled() or task.exception() is not None) and self._checks.get(key) is task:
+            del self._checks[key]  # the next one tries again
+
+    async def _check(self, place: Place) -> None:
+        digest = hashlib.sha256(f"{place.image} {place.python}".encode()).hexdigest()[:12]
+        name = f"neartime-check-{digest}-{secrets.token_hex(3)}"
+        await self._pods.open()
+        pod = manifests.check(
+            place, name, installation=self._installation, seconds=CHECK_SECONDS,
+            placement=next(iter(self._placements.values()), Placement()),
+        )  # fmt: skip
+        try:
+            await self._call(self._cluster.create, pod, refused="the cluster refuses a pod of it")
+            await self._run(name)
+            ended = await self._pods.until(name, lambda pod: _ended(pod), CHECK_SECONDS)
+            said = await self._call(self._cluster.log, name)
+        except asyncio.TimeoutError:
+            raise ExecutorError(f"the image {place.image} does not say which runner it has") from None
+        finally:
+            await asyncio.shield(self._remove(name))
+        contract = _contract(said)
+        if ended.exit_code != 0 or contract is None:
+            reason = said or ended.reason or f"exit code {ended.exit_code}"
+            raise ExecutorError(f"the image {place.image} does not carry a runner that works: {reason}")
+        if (problem := incompatible(contract, f"the runner in {place.image}")) is not None:
+            raise ExecutorError(problem)
+
+    # --- what is seen
+
+    def _changed(self, before: Object | None, pod: Object | None) -> None:
+        if pod is not None:
+            self._look(pod)
+        elif before is not None and (worker_id := pods.worker_of(before)) is not None:
+            if worker_id in self._forgotten:
+                self._forgotten.discard(worker_id)
+                return
+            if worker_id in self._starting:
+                return  # who starts it tells
+            if not pods.runs(before) and pods.exited(before, stopped=False) is None:
+                return  # it never ran, and nobody starts it
+            ended = pods.exited(before, stopped=worker_id in self._stopped, deleted=True)
+            assert ended is not None
+            self._note(ended)
+
+    def _look(self, pod: Object) -> None:
+        worker_id = pods.worker_of(pod)
+        if worker_id is None or worker_id in self._starting or worker_id in self._forgotten:
+            return
+        if (ended := pods.exited(pod, stopped=worker_id in self._stopped)) is not None:
+            self._note(ended)
+        elif not pods.runs(pod):
+            self._tend(pod, self._abandon)
+        elif "deletionTimestamp" in pod["metadata"]:
+            self._tend(pod, self._outlast)
+        else:
+            for listener in self._listeners:
+                listener.tell(Running(worker_id))
+
+    def _tend(self, pod: Object, work: Callable[[Object], Coroutine[Any, Any, None]]) -> None:
+        """The server that observes looks after pods that nobody starts or stops."""
+        name = pod["metadata"]["name"]
+        if self._listeners and not self._closed and name not in self._tended:
+            self._tended[name] = asyncio.create_task(work(pod))
+            self._tended[name].add_done_callback(lambda _: self._tended.pop(name, None))
+
+    async def _abandon(self, pod: Object) -> None:
+        """Removes a pod that a server before this one has made, and not started."""
+        await asyncio.sleep(ABANDONED_SECONDS)
+        name, worker_id = pod["metadata"]["name"], pods.worker_of(pod)
+        now = self._pods.get(name)
+        if now is not None and not pods.runs(now) and worker_id not in {*self._starting, *self._stopped}:
+            log.warning("pod %s is removed: who made it is gone", name)
+            await self._remove(name)
+
+    async def _outlast(self, pod: Object) -> None:
+        """A pod was told to end, and has not: its node is lost, and would say so for ever."""
+        metadata = pod["metadata"]
+        await asyncio.sleep((metadata.get("deletionGracePeriodSeconds") or 0) + END_MARGIN)
+        now = self._pods.get(metadata["name"])
+        if now is None or now["metadata"]["uid"] != metadata["uid"]:
+            return
+        stopped = pods.worker_of(pod) in self._stopped
+        if (ended := pods.exited(now, stopped=stopped, deleted=True)) is not None:
+            log.warning("pod %s was told to end, and does not: it counts as gone", metadata["name"])
+            self._note(ended)
+        await self._remove(metadata["name"])
+
+    def _uid(self, name: str) -> str | None:
+        """Of a pod of this installation; of those of others it is never known."""
+        pod = self._pods.get(name)
+        return None if pod is None else str(pod["metadata"]["uid"])
+
+    def _note(self, exited: Exited) -> None:
+        """Says an end, in the words in which it was said first."""
+        noted = self._exited.setdefault(exited.worker_id, exited)
+        for listener in self._listeners:
+            listener.tell(noted)
+
+    def _lost(self) -> None:
+        for listener in self._listeners:
+            listener.queue.put_nowait(None)
+
+    def _sweep(self) -> None:
+        """Pods that checked images for servers that are gone."""
+        for pod in self._pods.all():
+            made = datetime.fromisoformat(pod["metadata"]["creationTimestamp"].replace("Z", "+00:00"))
+            if pods.worker_of(pod) is None and time.time() - made.timestamp() > STALE_SECONDS:
+                task = asyncio.create_task(self._remove(pod["metadata"]["name"]))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
+    async def _gone(self, name: str, seconds: float) -> bool:
+        try:
+            return await self._pods.until(name, lambda pod: True if pod is None else None, seconds)
+        except asyncio.TimeoutError:
+            return False
+
+    # --- the cluster
+
+    async def _call(self, function: Callable[..., T], *arguments: Any, refused: str = "the cluster refuses") -> T:
+        """A call of the client's, in a thread.
+
+        Raises:
+            ExecutorError: the cluster refuses, or can't be reached.
+        """
+        if self._closed:
+            raise ExecutorError("this executor is closed")
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
+        except ApiException as error:
+            if error.status == 409 and "AlreadyExists" in str(error.body):
+                raise _There("it is there already") from error
+            raise ExecutorError(f"{refused}: {words(error)}") from error
+        except AWAY as error:
+            raise _Away(f"the Kubernetes API can't be reached: {error}") from error
+
+
+class _Away(ExecutorError):
+    """The API server did not answer."""
+
+
+class _There(ExecutorError):
+    """What was to be made is there."""
+
+
+def _ended(pod: Object | None) -> Exited | None:
+    if pod is None:
+        return Exited("", None, None, "its pod was deleted")
+    return pods.exited(pod, stopped=False)
+
+
+def _placed(pod: Object | None) -> bool | None:
+    """True once it has a node."""
+    return True if pod is not None and "nodeName" in pod["spec"] else None
+
+
+def _contract(said: str) -> int | None:
+    for line in reversed(said.splitlines()):
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            return int(json.loads(line)["contract"])
+    return None

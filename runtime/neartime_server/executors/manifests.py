@@ -1,0 +1,210 @@
+"""What is asked of Kubernetes, as pure functions: the pod of a worker, and what its network may reach.
+
+Pods meet the level `restricted` of Pod Security. Nothing in them is secret: whoever may look at pods can read them, so
+a worker's launch document reaches it over its standard input.
+Source of the fields: Kubernetes API, core/v1 Pod and networking.k8s.io/v1 NetworkPolicy; Pod Security Standards.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from neartime.contract.backends import Placement
+from neartime.contract.launch import Launch
+from neartime.contract.programs import Manifest, Resources
+from neartime_server.executors.protocol import Place
+
+LABEL: Final = "neartime.io/"
+INSTALLATION, WORKER = f"{LABEL}installation", f"{LABEL}worker"
+"""Labels: which servers' pod it is, and which worker's."""
+CONTAINER: Final = "worker"
+USER: Final = 65532
+"""Nobody's number."""
+TEMPORARY_SHARE: Final = 2
+"""Which part of its memory a program may fill with files in /tmp: half of it. They count as memory."""
+GRACE: Final = 10
+"""Seconds between SIGTERM and SIGKILL where a node is drained: a supervisor tells what it has to tell."""
+NODE_SECONDS: Final = 60
+"""How long a worker stays on a node that is not heard of. Kubernetes' own five minutes are long for who waits."""
+_SLUG: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
+
+Object = dict[str, Any]
+
+
+def pod_name(worker_id: str) -> str:
+    return f"neartime-{worker_id}"
+
+
+def pod(launch: Launch, place: Place, *, installation: str, longest: float, placement: Placement) -> Object:
+    """The pod of a worker.
+
+    Args:
+        installation: stands for the servers whose pod it is.
+        longest: seconds that a worker may live; Kubernetes ends it then.
+    """
+    manifest = Manifest.model_validate(launch.manifest)
+    labels = {
+        "app.kubernetes.io/name": "neartime-worker",
+        "app.kubernetes.io/managed-by": "neartime",
+        INSTALLATION: installation,
+        WORKER: launch.worker_id,
+        f"{LABEL}session": launch.session_id,
+        f"{LABEL}program": slug(manifest.name),
+        f"{LABEL}backend": slug(launch.backend.name),
+    }
+    command = [str(place.python), "-m", "neartime_runner", "worker", "-", "--answer"]
+    made = _restricted(
+        pod_name(launch.worker_id), labels, place.image or "", command, manifest.resources, placement, longest
+    )
+    made["spec"]["containers"][0] |= {"stdin": True}
+    return merged(made, placement.patch)
+
+
+def check(place: Place, name: str, *, installation: str, seconds: float, placement: Placement) -> Object:
+    """A pod that says which contract an image's runner speaks, and ends."""
+    labels = {"app.kubernetes.io/name": "neartime-check", INSTALLATION: installation}
+    command = [str(place.python), "-m", "neartime_runner", "version"]
+    return merged(
+        _restricted(name, labels, place.image or "", command, Resources(cpu=1, memory="256Mi"), placement, seconds),
+        placement.patch,
+    )
+
+
+def _restricted(
+    name: str,
+    labels: Mapping[str, str],
+    image: str,
+    command: list[str],
+    resources: Resources,
+    placement: Placement,
+    longest: float,
+) -> Object:
+    limits = {"cpu": f"{round(resources.cpu * 1000)}m", "memory": resources.memory, **placement.resources}
+    requests = {**limits, "cpu": f"{max(1, round(resources.cpu * placement.promised * 1000))}m"}
+    spec: Object = {
+        "restartPolicy": "Never",
+        "activeDeadlineSeconds": math.ceil(longest),
+        "terminationGracePeriodSeconds": GRACE,
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER,
+            "runAsGroup": USER,
+            "fsGroup": USER,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [
+            {
+                "name": CONTAINER,
+                "image": image,
+                "imagePullPolicy": "IfNotPresent",
+                "command": command,
+                "resources": {"requests": requests, "limits": limits},
+                "securityContext": {
+                    "allowPrivilegeEscalation": False,
+                    "readOnlyRootFilesystem": True,
+                    "capabilities": {"drop": ["ALL"]},
+                },
+                "volumeMounts": [{"name": "temporary", "mountPath": "/tmp"}],
+            }
+        ],
+        "volumes": [
+            {
+                "name": "temporary",
+                "emptyDir": {"medium": "Memory", "sizeLimit": str(resources.memory_bytes // TEMPORARY_SHARE)},
+            }
+        ],
+    }
+    for field, value in (
+        ("nodeSelector", placement.node_selector),
+        ("affinity", placement.affinity),
+        ("tolerations", [*placement.tolerations, *map(_outlasted, ("not-ready", "unreachable"))]),
+        ("runtimeClassName", placement.runtime_class),
+        ("priorityClassName", placement.priority_class),
+        ("imagePullSecrets", [{"name": secret} for secret in placement.image_pull_secrets]),
+        ("serviceAccountName", placement.service_account),
+    ):
+        if value:
+            spec[field] = value
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": dict(labels)}, "spec": spec}
+
+
+def _outlasted(state: str) -> Object:
+    key = f"node.kubernetes.io/{state}"
+    return {"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": NODE_SECONDS}
+
+
+def network_policy(installation: str, nats: str) -> Object:
+    """That workers reach NATS and the cluster's DNS, and nobody reaches them.
+
+    Args:
+        nats: ranges of addresses and a port, `10.0.0.5/32,10.0.0.6/32:4222`; or labels of NATS' pods in their
+            namespace, `nats/app.kubernetes.io/name=nats,tier=one:4222`.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    place, _, port = nats.rpartition(":")
+    if not port.isdecimal() or not place:
+        raise ValueError(f"{nats!r} has no port: write 10.0.0.5/32:4222, or namespace/label=value:4222")
+    if "=" in place:
+        namespace, _, labels = place.partition("/")
+        pairs = [one.partition("=") for one in labels.split(",")]
+        if not namespace or not all(key and equals for key, equals, _ in pairs):
+            raise ValueError(f"{nats!r}: write namespace/label=value:4222")
+        to: list[Object] = [
+            {
+                "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}},
+                "podSelector": {"matchLabels": {key: value for key, _, value in pairs}},
+            }
+        ]
+    else:  # a policy knows no names
+        to = [{"ipBlock": {"cidr": str(ipaddress.ip_network(one.strip()))}} for one in place.split(",")]
+    dns = {
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}},
+        "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}},
+    }
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": f"neartime-workers-{installation}", "labels": {INSTALLATION: installation}},
+        "spec": {
+            "podSelector": {"matchLabels": {INSTALLATION: installation}},
+            "policyTypes": ["Ingress", "Egress"],
+            "ingress": [],
+            "egress": [
+                {"to": to, "ports": [{"protocol": "TCP", "port": int(port)}]},
+                {"to": [dns], "ports": [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}]},
+            ],
+        },
+    }
+
+
+def slug(name: str) -> str:
+    """A name as a label's value: itself where it can be one, else its beginning and a digest, so that no two are the
+    same. Source: Kubernetes, "Labels and Selectors", syntax."""
+    if _SLUG.fullmatch(name):
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:10]
+    kept = re.sub(r"[^A-Za-z0-9]+", "-", name)[:52].strip("-")
+    return f"{kept}-{digest}" if kept else digest
+
+
+def merged(target: Object, patch: Mapping[str, Any]) -> Object:
+    """A JSON merge patch carried out. Source: RFC 7396."""
+    result = dict(target)
+    for name, value in patch.items():
+        if value is None:
+            result.pop(name, None)
+        elif isinstance(value, Mapping):
+            before = result.get(name)
+            result[name] = merged(before if isinstance(before, dict) else {}, value)
+        else:
+            result[name] = value
+    return result

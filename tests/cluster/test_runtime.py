@@ -1,0 +1,211 @@
+"""The main job in a cluster: uploaded, made into an image in a registry, run in a pod, watched."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cluster.world import in_pods
+from clusters import Cluster, ClusterImages, fresh_namespace, until
+
+from neartime import RuntimeService, Session
+from neartime.contract.jobs import ReasonCode
+from neartime.errors import JobFailed
+from neartime_server.testing import Runtime
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+
+SESSIONS = 50
+TEMPLATES = Path(__file__).parents[2] / "program-templates"
+COUNT = """
+import time
+
+def main(backend, user_messenger, count=100, pause=0.05):
+    for number in range(count):
+        user_messenger.publish(number)
+        time.sleep(pause)
+    return count
+"""
+RESUMES = """
+import time
+
+def main(backend, user_messenger, count=60, pause=0.1):
+    begun = user_messenger.restore() or 0
+    for number in range(begun, count):
+        user_messenger.publish(number)
+        user_messenger.checkpoint(number + 1)
+        time.sleep(pause)
+    return begun
+"""
+
+
+@pytest.fixture(scope="module")
+def namespace(cluster: Cluster) -> Iterator[str]:
+    with fresh_namespace(cluster, "workers") as name:
+        yield name
+
+
+@pytest.fixture(scope="module")
+def in_cluster(cluster: Cluster, namespace: str, cluster_images: ClusterImages) -> Iterator[Runtime]:
+    with in_pods(cluster, namespace, cluster_images) as runtime:
+        yield runtime
+
+
+@pytest.fixture
+def service(in_cluster: Runtime) -> Iterator[RuntimeService]:
+    with in_cluster.service() as service:
+        yield service
+
+
+def workers(cluster: Cluster, namespace: str) -> list[str]:
+    found = cluster.core.list_namespaced_pod(namespace, label_selector="neartime.io/worker").items
+    return [pod.metadata.name for pod in found if not pod.metadata.deletion_timestamp]
+
+
+def test_the_vqe_template_runs_in_a_session_of_pods_and_its_energies_are_heard(
+    service: RuntimeService, cluster: Cluster, namespace: str
+) -> None:
+    said: list[str] = []
+    service.upload_program(TEMPLATES / "vqe", log=said.append)
+    assert said[-1].endswith("is there")
+    heard: list[Any] = []
+    with Session(service, backend="aer") as session:
+        job = session.run("vqe", {"maxiter": 5}, callback=lambda _, value: heard.append(value))
+        assert job.result(timeout=180) is not None
+        job.wait_for_final_state(10)
+        again = session.run("vqe", {"maxiter": 2})
+        assert again.result(timeout=60) is not None
+        assert len(workers(cluster, namespace)) == 1  # the second job found the first one's
+    assert len(heard) > 2
+    until(lambda: workers(cluster, namespace) == [], 60)
+
+
+def test_a_program_with_a_requirement_of_its_own_runs_in_a_pod(service: RuntimeService) -> None:
+    code = "import six\n\ndef main(backend, user_messenger):\n    return six.__version__\n"
+    service.upload_program(code, name="six", requirements=["six==1.16.0"])
+    assert service.run("six", {}, {"backend": "aer"}).result(timeout=180) == "1.16.0"
+
+
+def test_a_server_that_dies_in_the_middle_of_a_job_costs_no_message(
+    service: RuntimeService, in_cluster: Runtime
+) -> None:
+    service.upload_program(COUNT, name="count")
+    heard: list[int] = []
+    half = threading.Event()
+
+    def hear(_: str, value: int) -> None:
+        heard.append(value)
+        if len(heard) == 30:
+            half.set()
+
+    job = service.run("count", {}, {"backend": "aer"}, callback=hear)
+    assert half.wait(120)
+    in_cluster.kill_server()
+    in_cluster.start_server()
+    assert job.result(timeout=120) == 100
+    job.wait_for_final_state(10)
+    assert heard == list(range(100))
+
+
+def test_a_nats_server_that_dies_in_the_middle_of_a_job_costs_no_message(
+    service: RuntimeService, in_cluster: Runtime
+) -> None:
+    service.upload_program(COUNT, name="count")
+    heard: list[int] = []
+    half = threading.Event()
+
+    def hear(_: str, value: int) -> None:
+        heard.append(value)
+        if len(heard) == 30:
+            half.set()
+
+    job = service.run("count", {}, {"backend": "aer"}, callback=hear)
+    assert half.wait(120)
+    in_cluster.kill_nats()
+    in_cluster.start_nats()
+    assert job.result(timeout=120) == 100
+    job.wait_for_final_state(10)
+    assert heard == list(range(100))
+
+
+def test_a_job_whose_pod_is_deleted_fails_with_that_reason(
+    service: RuntimeService, cluster: Cluster, namespace: str
+) -> None:
+    service.upload_program(COUNT, name="count")
+    begun = threading.Event()
+    job = service.run("count", {"pause": 5}, {"backend": "aer"}, callback=lambda *_: begun.set())
+    assert begun.wait(120)
+    for name in workers(cluster, namespace):
+        cluster.core.delete_namespaced_pod(name, namespace, grace_period_seconds=1)
+    with pytest.raises(JobFailed) as failed:
+        job.result(timeout=120)
+    assert failed.value.reason_code is ReasonCode.WORKER_LOST
+
+
+def test_a_job_with_checkpoints_goes_on_elsewhere_when_its_pod_is_evicted(
+    service: RuntimeService, cluster: Cluster, namespace: str
+) -> None:
+    service.upload_program(RESUMES, name="resumes", checkpoints=True)
+    heard: list[int] = []
+    half = threading.Event()
+
+    def hear(_: str, value: int) -> None:
+        heard.append(value)
+        if len(heard) == 20:
+            half.set()
+
+    job = service.run("resumes", {}, {"backend": "aer"}, callback=hear)
+    assert half.wait(120)
+    for name in workers(cluster, namespace):
+        eviction = {"metadata": {"name": name, "namespace": namespace}}
+        cluster.core.create_namespaced_pod_eviction(name, namespace, eviction)
+    assert job.result(timeout=120) >= 15
+    job.wait_for_final_state(10)
+    assert heard == list(range(60))
+
+
+def test_a_program_that_asks_for_what_no_node_has_fails_with_the_schedulers_words(
+    cluster: Cluster, namespace: str, cluster_images: ClusterImages, tmp_path: Path, in_cluster: Runtime
+) -> None:
+    settings = {**in_cluster._environment, "NEARTIME_KUBERNETES_PENDING": "8"}
+    given = {name.removeprefix("NEARTIME_").lower(): value for name, value in settings.items()}
+    home = tmp_path / "other"
+    (home / "nats").mkdir(parents=True)
+    with Runtime(home, **given) as runtime, runtime.service() as service:
+        service.upload_program(COUNT, name="large", resources={"memory": "900Gi"})
+        job = service.run("large", {}, {"backend": "aer"})
+        with pytest.raises(JobFailed, match="Insufficient memory") as failed:
+            job.result(timeout=120)
+        assert failed.value.reason_code is ReasonCode.START_FAILED
+
+
+def test_fifty_sessions_at_once_all_complete_and_cost_the_api_server_few_requests(
+    service: RuntimeService, cluster: Cluster, namespace: str
+) -> None:
+    service.upload_program(COUNT, name="small", resources={"cpu": 1, "memory": "160Mi"})
+    service.run("small", {"count": 1}, {"backend": "aer"}).result(timeout=120)  # its image is on the node now
+    before = requests(cluster)
+    with ThreadPoolExecutor(50) as threads:
+        results = list(threads.map(partial(one_session, service), range(SESSIONS)))
+    assert results == [3] * SESSIONS
+    each = (requests(cluster) - before) / SESSIONS
+    print(f"{each:.1f} requests about pods for each of {SESSIONS} sessions, kubelet's included")
+    assert each < 40
+    until(lambda: workers(cluster, namespace) == [], 120)
+
+
+def one_session(service: RuntimeService, _: int) -> Any:
+    with Session(service, backend="aer") as session:
+        return session.run("small", {"count": 3, "pause": 0.01}).result(timeout=280)
+
+
+def requests(cluster: Cluster) -> float:
+    """What the API server has answered about pods so far, by its own metrics."""
+    answer = cluster.api.rest_client.pool_manager.request("GET", f"{cluster.api.configuration.host}/metrics")
+    lines = [line for line in answer.data.decode().splitlines() if line.startswith("apiserver_request_total{")]
+    return sum(float(line.rpartition(" ")[2]) for line in lines if 'resource="pods"' in line)
