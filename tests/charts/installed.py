@@ -17,6 +17,7 @@ from charts.index import WheelIndex
 from clusters import Cluster, fresh_namespace, until
 from images import base_image, nats_image, postgresql_image, server_image, wheels
 from kubernetes import client
+from registries import Authority
 
 from neartime import RuntimeService
 
@@ -76,7 +77,7 @@ class Installed:
 
     # --- kubectl
 
-    def kubectl(self, *arguments: str, seconds: float = 120) -> str:
+    def kubectl(self, *arguments: str, given: str | None = None, seconds: float = 120) -> str:
         command = [
             tool("kubectl"),
             "--kubeconfig",
@@ -85,7 +86,7 @@ class Installed:
             self.namespace,
             *arguments,
         ]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, input=given, timeout=seconds, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -148,8 +149,21 @@ def ready(pod: client.V1Pod) -> bool:
 
 
 @contextlib.contextmanager
-def installed(cluster: Cluster, folder: Path, nats: int = 1, **changes: Any) -> Iterator[Installed]:
-    """An installation with doors, in a namespace of its own; it goes with all that is in it."""
+def installed(
+    cluster: Cluster,
+    folder: Path,
+    nats: int = 1,
+    authority: Authority | None = None,
+    operator: Object | None = None,
+    **changes: Any,
+) -> Iterator[Installed]:
+    """An installation with doors, in a namespace of its own; it goes with all that is in it.
+
+    Args:
+        nats: how many servers.
+        authority: signs a certificate for NATS' door.
+        operator: the data of a Secret that was the operator's before.
+    """
     with (
         fresh_namespace(cluster, "chart") as namespace,
         _disks(cluster, namespace, nats) as storage,
@@ -184,6 +198,16 @@ def installed(cluster: Cluster, folder: Path, nats: int = 1, **changes: Any) -> 
         }
         _merge(made.values, defaults)
         _merge(made.values, changes)
+        if authority is not None:
+            certificate, key = (file.read_text() for file in authority.issue(made.node))
+            secret = {"metadata": {"name": "door"}, "type": "kubernetes.io/tls"}
+            secret["stringData"] = {"tls.crt": certificate, "tls.key": key}
+            cluster.core.create_namespaced_secret(namespace, secret)
+            door = {"publicUrl": f"tls://{made.node}:{ports[1]}", "tls": {"existingSecret": "door"}}
+            _merge(made.values, {"nats": door})
+        if operator is not None:
+            cluster.core.create_namespaced_secret(namespace, {"metadata": {"name": "operator"}, "data": operator})
+            _merge(made.values, {"operatorSecret": {"existingSecret": "operator"}})
         try:
             made.install()
             yield made

@@ -15,8 +15,9 @@ import pytest
 import yaml
 from charts.helm import Objects, template, tool
 from charts.installed import NAME, Installed, installed, ready
-from clusters import Cluster, until
+from clusters import Cluster, fresh_namespace, until
 from kubernetes import client
+from registries import Authority
 
 from neartime import RuntimeService, Session
 
@@ -186,15 +187,46 @@ def test_a_pod_that_could_do_more_is_not_let_into_the_namespace_of_workers(lab: 
 
 @pytest.mark.parametrize("values", ["simple", "production", "external"])
 def test_the_api_server_takes_every_object(cluster: Cluster, namespace: str, values: str, tmp_path: Path) -> None:
-    given = Objects(template(values, "--set", f"workers.namespace.name={namespace}", namespace=namespace)).all
-    taken = [one for one in given if one["kind"] not in ("ServiceMonitor", "Namespace")]
-    file = tmp_path / "all.yaml"
-    file.write_text(yaml.safe_dump_all(taken))
-    command = [tool("kubectl"), "--kubeconfig", str(cluster.kubeconfig), "create", "--dry-run=server", "-f", str(file)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    with fresh_namespace(cluster) as workers:
+        given = Objects(template(values, "--set", f"workers.namespace.name={workers}", namespace=namespace)).all
+        taken = [one for one in given if one["kind"] not in ("ServiceMonitor", "Namespace")]
+        file = tmp_path / "all.yaml"
+        file.write_text(yaml.safe_dump_all(taken))
+        command = [tool("kubectl"), "--kubeconfig", str(cluster.kubeconfig), "create", "--dry-run=server"]
+        done = subprocess.run([*command, "-f", str(file)], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stderr == "", "it has something to say of Pod Security"
     assert len(done.stdout.splitlines()) == len(taken)
+
+
+def test_a_backup_is_restored_in_another_installation(lab: Installed, cluster: Cluster, tmp_path: Path) -> None:
+    """As docs/how-to/operate.md says: the database, and the operator's secret."""
+
+    def database(of: Installed, *command: str, given: str | None = None) -> str:
+        script = 'export PGPASSWORD="$(cat /run/password/password)"; exec "$@" -h 127.0.0.1 -U neartime neartime'
+        place = ("exec", "--stdin", f"statefulset/{NAME}-postgresql", "--", "sh", "-c", script, "-")
+        return of.kubectl(*place, *command, given=given)
+
+    token = lab.token("keeps")
+    with RuntimeService(lab.url, token) as before:
+        before.upload_program(COUNT, name="kept")
+        job = before.run("kept", {"count": 4, "pause": 0}, {"backend": "aer"})
+        assert job.result(timeout=120) == 4
+        job_id = job.job_id()
+    dump = database(lab, "pg_dump", "--clean", "--if-exists")
+    secret = cluster.core.read_namespaced_secret(f"{NAME}-operator", lab.namespace).data
+    with installed(cluster, tmp_path, operator=secret) as other:
+        other.kubectl("scale", f"deploy/{NAME}", "--replicas", "0")
+        until(lambda: not other.pods("server"), 60)
+        database(other, "psql", "--quiet", "--set", "ON_ERROR_STOP=1", given=dump)
+        other.kubectl("scale", f"deploy/{NAME}", "--replicas", "1")
+        other.kubectl("rollout", "status", f"deploy/{NAME}", "--timeout", "120s")
+        with RuntimeService(other.url, token) as after:
+            assert after.job(job_id).result(timeout=30) == 4
+            heard: list[int] = []
+            again = after.run("kept", {"count": 3}, {"backend": "aer"}, callback=lambda _, value: heard.append(value))
+            assert again.result(timeout=120) == 3
+            assert heard == [0, 1, 2]
 
 
 def test_what_is_uninstalled_leaves_the_secrets_alone(cluster: Cluster, tmp_path: Path) -> None:
@@ -202,8 +234,46 @@ def test_what_is_uninstalled_leaves_the_secrets_alone(cluster: Cluster, tmp_path
         made.helm("uninstall", made.release, "--wait", "--timeout", "120s")
         left = {one.metadata.name for one in cluster.core.list_namespaced_secret(made.namespace).items}
         assert left == {f"{NAME}-operator", f"{NAME}-postgresql"}
-        assert made.pods("server") == made.pods("nats") == made.pods("postgresql") == []
+        until(lambda: not any(made.pods(component) for component in ("server", "nats", "postgresql")), 60)
         namespaces = {
             one.metadata.name for one in cluster.core.list_namespace().items if not one.metadata.deletion_timestamp
         }
         assert made.workers_namespace not in namespaces
+
+
+@pytest.fixture(scope="module")
+def three(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
+    """Three NATS servers, behind a door with TLS; workers come without."""
+    folder = tmp_path_factory.mktemp("three")
+    authority = Authority(folder)
+    with installed(cluster, folder, nats=3, authority=authority) as made, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SSL_CERT_FILE", str(authority.certificate))  # the client trusts it alone
+        yield made
+
+
+def test_one_of_three_nats_servers_is_lost_in_the_middle_of_a_job_and_no_message(three: Installed) -> None:
+    [first, *_] = sorted(pod.metadata.name for pod in three.pods("nats"))
+
+    def lose() -> None:
+        three.cluster.core.delete_namespaced_pod(first, three.namespace, grace_period_seconds=0)
+
+    with three.service() as service:
+        through(three, service, lose)
+
+
+def test_a_client_that_does_not_trust_the_authority_of_the_door_gets_its_result_all_the_same(
+    three: Installed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SSL_CERT_FILE")
+    with three.service() as service:
+        service.upload_program(COUNT, name="count")
+        assert service.run("count", {"count": 3}, {"backend": "aer"}).result(timeout=120) == 3
+
+
+def test_three_nats_servers_are_rolled_out_one_by_one_under_a_job(three: Installed) -> None:
+    def roll() -> None:
+        three.kubectl("rollout", "restart", f"statefulset/{NAME}-nats")
+
+    with three.service() as service:
+        through(three, service, roll)
+    three.kubectl("rollout", "status", f"statefulset/{NAME}-nats", "--timeout", "300s", seconds=320)
