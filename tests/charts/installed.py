@@ -70,6 +70,13 @@ class Installed:
         _merge(self.values, changes)
         return self.helm("upgrade", self.release, CHART, "--values", self._file(), "--wait", "--timeout", "200s")
 
+    def refuses(self, *arguments: str) -> str:
+        """What is said of an upgrade that is refused."""
+        command = ["--namespace", self.namespace, "upgrade", self.release, CHART, "--values", self._file(), *arguments]
+        done = helm(*command, kubeconfig=self.cluster.kubeconfig)
+        assert done.returncode != 0, done.stdout
+        return done.stderr
+
     def _file(self) -> Path:
         file = self.folder / "values.yaml"
         file.write_text(yaml.safe_dump(self.values))

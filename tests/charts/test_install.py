@@ -229,6 +229,22 @@ def test_a_backup_is_restored_in_another_installation(lab: Installed, cluster: C
             assert heard == [0, 1, 2]
 
 
+def test_one_nats_server_becomes_three_as_it_is_documented(cluster: Cluster, tmp_path: Path) -> None:
+    with installed(cluster, tmp_path) as made:
+        token = made.token()
+        with RuntimeService(made.url, token) as service:
+            service.upload_program(COUNT, name="count")
+            job = service.run("count", {"count": 4}, {"backend": "aer"})
+            assert job.result(timeout=120) == 4
+            job_id = job.job_id()
+        assert "nats.replicas: there are 1" in made.refuses("--set", "nats.replicas=3")
+        made.kubectl("delete", "statefulset", f"{NAME}-nats")
+        made.upgrade(nats={"replicas": 3, "storage": {"enabled": False}})
+        with RuntimeService(made.url, token) as service:
+            assert service.job(job_id).result(timeout=60) == 4
+            through(made, service, lambda: None)
+
+
 def test_what_is_uninstalled_leaves_the_secrets_alone(cluster: Cluster, tmp_path: Path) -> None:
     with installed(cluster, tmp_path) as made:
         made.helm("uninstall", made.release, "--wait", "--timeout", "120s")

@@ -128,3 +128,30 @@ capabilities: {drop: [ALL]}
 {{- end }}
 {{ end }}
 {{- end -}}
+
+{{/* NATS' configuration, but for what the init container writes */}}
+{{- define "neartime.natsConfig" -}}
+{{- $name := printf "%s-nats" (include "neartime.fullname" .) -}}
+port: 4222
+http_port: 8222
+pid_file: "/tmp/nats.pid"
+lame_duck_grace_period: 5s
+lame_duck_duration: 30s
+{{- if .Values.nats.tls.existingSecret }}
+tls { cert_file: "/etc/nats-tls/tls.crt", key_file: "/etc/nats-tls/tls.key" }
+allow_non_tls: true # pods of this cluster, kept apart by a policy
+{{- end }}
+{{- if gt (int .Values.nats.replicas) 1 }}
+cluster {
+  name: neartime
+  port: 6222
+  no_advertise: true # clients come by the Service, and know no pod's address
+  routes: [
+    {{- range $number := until (int .Values.nats.replicas) }}
+    "nats://{{ $name }}-{{ $number }}.{{ $name }}-peers.{{ $.Release.Namespace }}:6222"
+    {{- end }}
+  ]
+}
+{{- end }}
+include "../nats-operator/operator.conf" # by the init container, from the operator's secret; it holds none
+{{- end -}}
