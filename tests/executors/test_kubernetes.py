@@ -436,7 +436,7 @@ async def test_a_pod_that_can_not_be_set_up_is_told_in_the_words_of_its_event(
 async def test_a_pod_that_got_its_room_and_can_not_be_set_up_waits_no_longer(
     lab: Lab, pods: Pods, no_runtime: str
 ) -> None:
-    cores = sum(int(node.status.allocatable["cpu"]) for node in pods.cluster.core.list_node().items)
+    cores = free_cores(pods)
     executor = pods.executor(placements={"none": Placement()})
     first = await lab.begin(executor, *asking(pods, lab.launch(MAIN), cpu=cores - 0.5))
     odd = pods.executor(placements={"none": Placement(runtime_class=no_runtime)}, pending=4.0)
