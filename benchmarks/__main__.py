@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from benchmarks import api, cluster, images, jobs, sessions, streams
+from benchmarks import api, cluster, images, jobs, primitives, sessions, streams
 from benchmarks.measure import Row, show
 from neartime_server.testing import Runtime
 
@@ -26,6 +26,9 @@ BENCHMARKS = {
     "submissions": api.submissions,
     "images": images.images,
     "cluster": cluster.cluster,
+    "primitives": primitives.calls,
+    "sweep": primitives.sweep,
+    "mitigation": primitives.mitigation,
 }
 
 

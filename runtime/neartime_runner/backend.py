@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import datetime, timezone
 from typing import Any, TextIO
 
 from neartime.contract.backends import BackendSpec
@@ -113,14 +114,16 @@ def describe(spec: BackendSpec, backend: Any) -> dict[str, Any]:
         "basis_gates": gates,
         "supported_instructions": sorted(target.operation_names),
         "coupling_map": sorted(map(list, coupling.get_edges())) if coupling is not None else None,
-        "gates": [_gate(target, name) for name in gates],
+        "gates": [_gate(target, name) for name in gates if _definite(target, name)],
         "simulator": simulator,
+        "noise_free": _noise_free(backend),
         "local": True,
         "conditional": any(name in target.operation_names for name in ("if_else", "while_loop")),
         "open_pulse": False,
         "memory": True,
         "max_shots": _max_shots(backend),
         "dt": target.dt,
+        "described": datetime.now(timezone.utc).isoformat(),
         "properties": _properties(spec, backend, target),
     }
 
@@ -131,12 +134,30 @@ _NO_GATES = frozenset(
 )
 
 
+def _definite(target: Any, name: str) -> bool:
+    """Whether a gate can be told by its name: one that Qiskit knows, or of a width that its places tell."""
+    from qiskit.circuit.library.standard_gates import get_standard_gate_name_mapping
+
+    if isinstance(target.operation_from_name(name), type):
+        return False  # of any width
+    return name in get_standard_gate_name_mapping() or any(qubits is not None for qubits in target[name] or {})
+
+
 def _gate(target: Any, name: str) -> dict[str, Any]:
     operation = target.operation_from_name(name)
     # An operation of any width stands in the target as its class.
     parameters = [] if isinstance(operation, type) else [str(one) for one in operation.params]
     places = [list(qubits) for qubits in (target[name] or {}) if qubits is not None]
     return {"name": name, "parameters": parameters, "qasm_def": "", "coupling_map": places}
+
+
+def _noise_free(backend: Any) -> bool:
+    """Whether it is known to compute without noise: one of Aer's simulators, without a model of it.
+
+    Fake devices have such an option, too, and noise of their own where it is None.
+    """
+    of_aer = type(backend).__module__.partition(".")[0] == "qiskit_aer"
+    return of_aer and backend.options.get("noise_model") is None
 
 
 def _max_shots(backend: Any) -> int | None:
@@ -163,22 +184,27 @@ def _properties(spec: BackendSpec, backend: Any, target: Any) -> dict[str, Any] 
                          | {"parameters": parameters})  # fmt: skip
     if not gates:
         return None
-    qubits_known = [
-        [
-            {"name": key, "value": getattr(one, attribute), "unit": unit}
-            for key, attribute, unit in (("T1", "t1", "s"), ("T2", "t2", "s"), ("frequency", "frequency", "Hz"))
-            if getattr(one, attribute, None) is not None
-        ]
-        for one in target.qubit_properties or []
-        if one is not None
-    ]
     return {
         "backend_name": spec.name,
         "backend_version": str(getattr(backend, "backend_version", None) or "1.0"),
         "gates": gates,
-        "qubits": qubits_known,
+        "qubits": [_qubit(target, number) for number in range(target.num_qubits or 0)],
         "general": [],
     }
+
+
+def _qubit(target: Any, number: int) -> list[dict[str, Any]]:
+    """What is known of one qubit and of its readout."""
+    known = (target.qubit_properties or {number: None})[number]
+    readout = target["measure"].get((number,)) if target.get("measure") else None
+    values = (
+        ("T1", getattr(known, "t1", None), "s"),
+        ("T2", getattr(known, "t2", None), "s"),
+        ("frequency", getattr(known, "frequency", None), "Hz"),
+        ("readout_error", getattr(readout, "error", None), ""),
+        ("readout_length", getattr(readout, "duration", None), "s"),
+    )
+    return [{"name": key, "value": value, "unit": unit} for key, value, unit in values if value is not None]
 
 
 def answer(requests: TextIO, answers: TextIO) -> None:

@@ -18,7 +18,8 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.datastructures import State
 
-from neartime_server import api
+from neartime_server import api, preinstalled
+from neartime_server.api import identity
 from neartime_server.api.gate import Gate, TokenCache
 from neartime_server.api.services import Services
 from neartime_server.backends import Backends
@@ -55,8 +56,15 @@ def create_app(settings: Settings) -> Gate:
 
     async def find(token: str) -> Principal | None:
         services: Services = app.state.services
-        digest: str = services.keys.token_digest(token)
-        principal: Principal | None = await services.store.read(lambda connection: tokens.find(connection, digest))
+        principal: Principal | None
+        if identity.signed(token):
+            token_id = identity.stands_for(services.keys, token)
+            if token_id is None:
+                return None
+            principal = await services.store.read(lambda connection: tokens.find_by_id(connection, token_id))
+        else:
+            digest: str = services.keys.token_digest(token)
+            principal = await services.store.read(lambda connection: tokens.find(connection, digest))
         return principal
 
     return Gate(app, authenticate=TokenCache(find), max_body_bytes=settings.max_body_bytes)
@@ -68,6 +76,8 @@ async def _start(settings: Settings, stack: AsyncExitStack) -> Services:
     store = Store(settings.database_url)
     stack.callback(store.close)
     await asyncio.to_thread(store.migrate)
+    if installed := await asyncio.to_thread(preinstalled.install, store):
+        log.info("programs that every server has: %s", ", ".join(installed))
     backends = Backends.load(settings)
     stack.push_async_callback(backends.close)
     bus = Bus(settings, keys)

@@ -129,6 +129,13 @@ class Backends:
         if faults:
             raise Refused.faults(ErrorCode.INVALID_REQUEST, [Fault(path="backend", message=text) for text in faults])
 
+    async def simulates(self, name: str | None) -> bool:
+        """Whether the backend of that name says that it is a simulator."""
+        if name not in self._configs:
+            return False
+        known = await self._described(name)
+        return isinstance(known, dict) and known.get("simulator") is True
+
     async def configuration(self, name: str) -> dict[str, Any]:
         """Number of qubits, basis gates, coupling map and more, as the backend itself states them.
 

@@ -3,34 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from neartime.connection import Connection
 from neartime.contract.backends import BackendDevice, BackendList, BackendStatus
 from neartime.transport import segment
 
+if TYPE_CHECKING:
+    from neartime.client import RuntimeService
+
 
 class RuntimeBackend:
     """A backend of the server. Made by `RuntimeService.backend` and `backends`."""
 
-    def __init__(self, connection: Callable[[], Connection], device: BackendDevice) -> None:
+    def __init__(
+        self, connection: Callable[[], Connection], device: BackendDevice, service: RuntimeService | None = None
+    ) -> None:
         self._connect = connection
         self._device = device
+        self.service = service
+        """Where it was found; None of a job's backend."""
         self._configuration: dict[str, Any] | None = None
 
     @classmethod
-    def all(cls, connection: Callable[[], Connection]) -> list[RuntimeBackend]:
+    def all(cls, connection: Callable[[], Connection], service: RuntimeService | None = None) -> list[RuntimeBackend]:
         listed = BackendList.model_validate(connection().json("GET", "/backends"))
-        return [cls(connection, device) for device in listed.backends]
+        return [cls(connection, device, service) for device in listed.backends]
 
     @classmethod
-    def read(cls, connection: Callable[[], Connection], name: str) -> RuntimeBackend:
+    def read(
+        cls, connection: Callable[[], Connection], name: str, service: RuntimeService | None = None
+    ) -> RuntimeBackend:
         """The backend of that name.
 
         Raises:
             NotFound: there is none.
         """
-        for backend in cls.all(connection):
+        for backend in cls.all(connection, service):
             if backend.name == name:
                 return backend
         connection().json("GET", f"/backends/{segment(name)}/status")  # the server says what there is

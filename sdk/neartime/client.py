@@ -169,7 +169,8 @@ class RuntimeService:
     def programs(
         self, refresh: bool = False, limit: int = 20, skip: int = 0, *, search: str | None = None
     ) -> list[RuntimeProgram]:
-        """The instance's programs and the public ones, by name. `refresh` is for those who know it: it is always so."""
+        """The instance's programs, then the public ones, each by name. `refresh` is for those who know it: it is always
+        so."""
         query = {"limit": limit, "offset": skip, "search": search}
         page = ProgramPage.model_validate(self._connection().json("GET", "/programs", query=query))
         return [RuntimeProgram(self._connection, view) for view in page.programs]
@@ -357,7 +358,7 @@ class RuntimeService:
         """The server's backends that fit all that is given."""
         return [
             backend
-            for backend in RuntimeBackend.all(self._connection)
+            for backend in RuntimeBackend.all(self._connection, self)
             if (name is None or backend.name == name)
             and (min_num_qubits is None or backend.num_qubits >= min_num_qubits)
             and (simulator is None or backend.simulator == simulator)
@@ -371,7 +372,7 @@ class RuntimeService:
         Raises:
             NotFound: there is none; the message names those there are.
         """
-        return RuntimeBackend.read(self._connection, backend_name(name) or "")
+        return RuntimeBackend.read(self._connection, backend_name(name) or "", self)
 
     def least_busy(
         self,

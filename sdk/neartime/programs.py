@@ -40,6 +40,11 @@ class RuntimeProgram:
         return self._view.is_public
 
     @property
+    def is_preinstalled(self) -> bool:
+        """Whether every server has it."""
+        return self._view.is_preinstalled
+
+    @property
     def creation_date(self) -> datetime:
         return self._view.creation_date
 

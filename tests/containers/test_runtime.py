@@ -69,6 +69,22 @@ def test_the_vqe_template_runs_in_a_container(service: RuntimeService) -> None:
     assert heard
 
 
+@pytest.mark.timeout(400)
+def test_a_primitive_that_every_server_has_runs_in_a_container_that_is_made_when_it_is_needed(
+    service: RuntimeService,
+) -> None:
+    from qiskit import QuantumCircuit
+
+    from neartime.primitives import EstimatorV2
+
+    circuit = QuantumCircuit(2)
+    circuit.h(0)
+    circuit.cx(0, 1)
+    job = EstimatorV2("aer", service=service).run([(circuit, ["ZZ", "XX"])], precision=0.0)
+    assert job.result(timeout=240)[0].data.evs == pytest.approx([1.0, 1.0])
+    assert service.program("estimator").is_preinstalled
+
+
 def environment(runtime: Runtime) -> dict[str, str]:
     """In which commands find the runtime."""
     names = ("home", "executor", "docker_host", "registry", "base_image")

@@ -135,12 +135,26 @@ async def test_what_no_node_has_is_told_by_its_name_when_the_wait_is_over(lab: L
     assert "didn't match Pod's node affinity/selector" in said
 
 
+def free_cores(pods: Pods) -> float:
+    """Of all nodes, less what pods request that run there."""
+
+    def cores(text: str) -> float:
+        return float(text.removesuffix("m")) / (1000 if text.endswith("m") else 1)
+
+    there = sum(cores(node.status.allocatable["cpu"]) for node in pods.cluster.core.list_node().items)
+    for pod in pods.cluster.core.list_pod_for_all_namespaces().items:
+        if pod.status.phase in ("Pending", "Running"):
+            requests = [(one.resources.requests or {}).get("cpu", "0") for one in pod.spec.containers]
+            there -= sum(map(cores, requests))
+    return there
+
+
 async def test_a_pod_that_waits_for_room_runs_when_there_is_some(lab: Lab, pods: Pods) -> None:
-    cores = sum(int(node.status.allocatable["cpu"]) for node in pods.cluster.core.list_node().items)
-    executor = pods.executor(placements={"none": Placement(promised=1.0)}, pending=1.0)
+    cores = free_cores(pods)
+    executor = pods.executor(placements={"none": Placement(promised=1.0)}, pending=4.0)
     first = await lab.begin(executor, *asking(pods, lab.launch(MAIN), cpu=cores - 0.5))
     waits = asyncio.create_task(lab.begin(executor, *asking(pods, lab.launch(MAIN), cpu=1)))
-    await asyncio.sleep(2)
+    await asyncio.sleep(6)
     assert not waits.done()
     await executor.stop(first.id)
     second = await waits
@@ -422,7 +436,7 @@ async def test_a_pod_that_can_not_be_set_up_is_told_in_the_words_of_its_event(
 async def test_a_pod_that_got_its_room_and_can_not_be_set_up_waits_no_longer(
     lab: Lab, pods: Pods, no_runtime: str
 ) -> None:
-    cores = sum(int(node.status.allocatable["cpu"]) for node in pods.cluster.core.list_node().items)
+    cores = free_cores(pods)
     executor = pods.executor(placements={"none": Placement()})
     first = await lab.begin(executor, *asking(pods, lab.launch(MAIN), cpu=cores - 0.5))
     odd = pods.executor(placements={"none": Placement(runtime_class=no_runtime)}, pending=4.0)

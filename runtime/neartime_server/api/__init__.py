@@ -9,7 +9,18 @@ from starlette.types import Lifespan
 
 from neartime import __version__
 from neartime.contract.jobs import JobRequest
-from neartime_server.api import backends, events, jobs, operations, problems, programs, queue, sessions, streams
+from neartime_server.api import (
+    backends,
+    events,
+    identity,
+    jobs,
+    operations,
+    problems,
+    programs,
+    queue,
+    sessions,
+    streams,
+)
 
 PREFIX: Final = "/api/v1"
 _MODELS: Final = "#/components/schemas/{model}"
@@ -37,6 +48,7 @@ def create(lifespan: Lifespan[FastAPI]) -> FastAPI:
         queue.router,
         streams.router,
         operations.usage_router,
+        identity.router,
     ):
         app.include_router(router, prefix=PREFIX)
     app.include_router(operations.router)

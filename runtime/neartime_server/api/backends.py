@@ -9,6 +9,8 @@ from fastapi import APIRouter
 from fastapi.responses import Response
 
 from neartime.contract.backends import BackendConfig, BackendDevice, BackendList, BackendStatus
+from neartime_server.api import ibm
+from neartime_server.api.ibm import ForIbm
 from neartime_server.api.services import JSON, Here, Services
 from neartime_server.errors import Refused
 from neartime_server.store import jobs
@@ -17,24 +19,28 @@ router = APIRouter(prefix="/backends", tags=["backends"])
 
 
 @router.get("", response_model=BackendList)
-async def index(here: Here) -> Response:
+async def index(here: Here, for_ibm: ForIbm) -> Response:
     """Every backend of this server, with the length of its queue."""
     found = [await _device(here, here.backends.get(name)) for name in here.backends.names()]
+    if for_ibm:
+        return Response(json.dumps({"devices": [ibm.device(one) for one in found]}), media_type=JSON)
     page = BackendList(devices=[one.name for one in found], backends=found)
     return Response(page.model_dump_json(), media_type=JSON)
 
 
 @router.get("/{name}/configuration", response_model=dict[str, Any])
-async def configuration(name: str, here: Here) -> Response:
+async def configuration(name: str, here: Here, for_ibm: ForIbm) -> Response:
     """Number of qubits, basis gates and coupling map, as the backend itself states them."""
-    return Response(json.dumps(await here.backends.configuration(_name(here, name))), media_type=JSON)
+    found = await here.backends.configuration(_name(here, name))
+    return Response(json.dumps(ibm.configuration(found) if for_ibm else found), media_type=JSON)
 
 
 @router.get("/{name}/properties", response_model=dict[str, Any])
-async def properties(name: str, here: Here) -> Response:
+async def properties(name: str, here: Here, for_ibm: ForIbm) -> Response:
     """Calibration, where the backend has one; the simulators have none."""
     found = await here.backends.configuration(_name(here, name))
-    return Response(json.dumps(found.get("properties") or {}), media_type=JSON)
+    told = ibm.properties(found) if for_ibm else found.get("properties")
+    return Response(json.dumps(told or {}), media_type=JSON)
 
 
 @router.get("/{name}/status", response_model=BackendStatus)

@@ -22,12 +22,14 @@ from neartime_server.store.tokens import Principal
 log = logging.getLogger(__name__)
 
 TRACE_HEADER: Final = "X-Request-Id"
-OPEN_PATHS: Final = frozenset({"/healthz", "/readyz", "/api/v1/openapi.json"})
-"""Told to anybody."""
+OPEN_PATHS: Final = frozenset({"/healthz", "/readyz", "/api/v1/openapi.json", "/api/v1/identity/token"})
+"""Told to anybody; the last asks for a token in its body."""
 TOKEN_CACHE_SECONDS: Final = 3.0
 """How long a token may still be taken after it was ended."""
 SMALL_BODY: Final = 1 << 20
 """Bytes that suffice for every body but a program's and a job's."""
+_SCHEMES: Final = ("bearer", "apikey")
+"""The second is what the client of Qiskit Runtime falls back on."""
 _LARGE_BODIES: Final = ("/api/v1/programs", "/api/v1/jobs")
 
 Authenticate = Callable[[str], Awaitable[Principal | None]]
@@ -112,7 +114,7 @@ class Gate:
 
     async def _principal(self, headers: Headers) -> Principal:
         scheme, _, token = headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not token:
+        if scheme.lower() not in _SCHEMES or not token:
             raise Refused.of(
                 401,
                 ErrorCode.UNAUTHORIZED,

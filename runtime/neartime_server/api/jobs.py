@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from datetime import datetime, timezone
 from typing import Annotated, Any, Literal
@@ -16,7 +17,8 @@ from neartime import schema
 from neartime.contract.events import SEQUENCE_HEADER, encode_log
 from neartime.contract.jobs import MAX_TAGS, JobAccepted, JobMetrics, JobPage, JobRequest, JobStatus, JobView, Tag
 from neartime.contract.problem import ErrorCode, Fault
-from neartime_server.api import bodies, submission
+from neartime_server.api import bodies, ibm, submission
+from neartime_server.api.ibm import ForIbm
 from neartime_server.api.services import (
     JSON,
     PROJECTION_PATIENCE,
@@ -67,18 +69,25 @@ Reflected = Depends(_reflected)
         }
     },
 )
-async def submit(request: Request, here: Here, caller: Caller) -> Response:
+async def submit(request: Request, here: Here, caller: Caller, for_ibm: ForIbm) -> Response:
     """Queue a job. `params` are checked against the program's schema and kept as the bytes that came."""
     body = await bodies.receive(request)
     key = once_key(request, caller, body.digest)
     beside = len(body.data) > _IN_THREAD
     asked = await asyncio.to_thread(submission.read, body.data) if beside else submission.read(body.data)
     wanted = asked.request
+    offered = None
+    if for_ibm and wanted.program_id in ibm.PRIMITIVES:
+        offered = ibm.program(wanted.program_id, asked.value, await here.backends.simulates(wanted.backend))
 
     def look(connection: Connection) -> idempotency.Answer | Version:
         if key and (answer := idempotency.find(connection, key)):
             return answer
         try:
+            meant = programs.find(connection, caller.instance_id, wanted.program_id) if offered else None
+            if meant and meant.is_preinstalled:  # and not the instance's own of that name
+                chosen = wanted.model_copy(update={"program_id": offered})
+                return _version(here, connection, caller.instance_id, chosen)
             return _version(here, connection, caller.instance_id, wanted)
         except Refused:
             asked.check()  # what is wrong with the request itself comes first
@@ -110,7 +119,8 @@ async def submit(request: Request, here: Here, caller: Caller) -> Response:
 async def index(
     here: Here,
     caller: Caller,
-    limit: Annotated[int, Query(ge=1, le=200)] = 10,
+    for_ibm: ForIbm,
+    limit: Annotated[int, Query(ge=1)] = 10,
     offset: Annotated[int, Query(ge=0)] = 0,
     pending: bool | None = None,
     status: Annotated[list[JobStatus] | None, Query()] = None,
@@ -124,6 +134,9 @@ async def index(
 ) -> Response:
     """The instance's jobs. `status` may be repeated (any of them); `tags` too (all of them); `pending` is short for
     Queued and Running, or for the others."""
+    if limit > ibm.MOST and not for_ibm:
+        raise Refused.of(422, ErrorCode.INVALID_REQUEST, f"limit: at most {ibm.MOST}", path="limit")
+    limit = min(limit, ibm.MOST)
     statuses = set(status or ())
     if pending is not None:
         chosen = {one for one in JobStatus if one.final is not pending}
@@ -148,11 +161,14 @@ async def index(
         )
     )
     page.jobs = await here.control.line.placed(page.jobs)
+    if for_ibm:
+        told = {**page.model_dump(exclude={"jobs"}), "jobs": [ibm.job(one) for one in page.jobs]}
+        return Response(json.dumps(told), media_type=JSON)
     return Response(page.model_dump_json(), media_type=JSON)
 
 
 @router.get("/{job_id}", response_model=JobView, dependencies=[Reflected])
-async def show(job_id: str, here: Here, caller: Caller, exclude_params: bool = False) -> Response:
+async def show(job_id: str, here: Here, caller: Caller, for_ibm: ForIbm, exclude_params: bool = False) -> Response:
     """A job, with `params` as the bytes that came, unless `exclude_params`."""
 
     def read(connection: Connection) -> tuple[JobView, str] | None:
@@ -164,7 +180,7 @@ async def show(job_id: str, here: Here, caller: Caller, exclude_params: bool = F
     if found is None:
         raise _no_job(job_id)
     (view,) = await here.control.line.placed([found[0]])
-    text = view.model_dump_json().encode()
+    text = (json.dumps(ibm.job(view)) if for_ibm else view.model_dump_json()).encode()
     if exclude_params:
         return Response(text, media_type=JSON)
     info, chunks = await blobs.open_blob(here.store, found[1])
@@ -244,13 +260,14 @@ async def logs(job_id: str, here: Here, caller: Caller, format: Literal["text", 
 
 
 @router.get("/{job_id}/metrics", response_model=JobMetrics, dependencies=[Reflected])
-async def metrics(job_id: str, here: Here, caller: Caller) -> Response:
+async def metrics(job_id: str, here: Here, caller: Caller, for_ibm: ForIbm) -> Response:
     """When a job was created, started and finished, and what it used."""
     found = await here.store.read(lambda connection: jobs.view(connection, caller.instance_id, job_id))
     if found is None:
         raise _no_job(job_id)
     (view,) = await here.control.line.placed([found])
-    return Response(jobs.metrics(view).model_dump_json(), media_type=JSON)
+    told = jobs.metrics(view)
+    return Response(json.dumps(ibm.metrics(told)) if for_ibm else told.model_dump_json(), media_type=JSON)
 
 
 @router.put("/{job_id}/tags", status_code=204)

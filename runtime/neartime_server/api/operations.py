@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from fastapi import APIRouter
 from fastapi.responses import PlainTextResponse, Response
 from pydantic import BaseModel
@@ -9,6 +11,8 @@ from sqlalchemy import Connection, func, select
 
 from neartime.contract.jobs import JobStatus, Usage
 from neartime.contract.problem import ErrorCode
+from neartime_server.api import ibm
+from neartime_server.api.ibm import ForIbm
 from neartime_server.api.services import JSON, Caller, Here, Operator
 from neartime_server.errors import Refused
 from neartime_server.store.tables import jobs, workers
@@ -41,7 +45,7 @@ class Health(BaseModel):
 
 
 @usage_router.get("/usage", response_model=InstanceUsage)
-async def usage(here: Here, caller: Caller) -> Response:
+async def usage(here: Here, caller: Caller, for_ibm: ForIbm) -> Response:
     """Seconds used and jobs run by the caller's instance, and its limits."""
 
     def read(connection: Connection) -> InstanceUsage:
@@ -63,7 +67,10 @@ async def usage(here: Here, caller: Caller) -> Response:
         }
         return InstanceUsage(instance=caller.instance_id, usage=used, jobs=counts, limits=limits)
 
-    return Response((await here.store.read(read)).model_dump_json(), media_type=JSON)
+    found = await here.store.read(read)
+    if for_ibm:
+        return Response(json.dumps(ibm.instance_usage(found.model_dump(mode="json"))), media_type=JSON)
+    return Response(found.model_dump_json(), media_type=JSON)
 
 
 @router.get("/healthz", response_model=Health)

@@ -68,7 +68,7 @@ async def index(
     limit: Limit = 20,
     offset: Offset = 0,
 ) -> Response:
-    """The instance's own programs and the public ones, by name. `search` looks in names and descriptions."""
+    """The instance's own programs, then the public ones, each by name. `search` looks in names and descriptions."""
 
     def read(connection: Connection) -> bytes:
         found, count = programs.page(
@@ -279,6 +279,7 @@ def view(program: Program) -> ProgramView:
         update_date=utc(program.updated),
         version=version_view(program.version),
         spec=ibm.spec(manifest),
+        is_preinstalled=program.is_preinstalled,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated
 
 from fastapi import APIRouter, Query
@@ -9,6 +10,8 @@ from fastapi.responses import Response
 from sqlalchemy import Connection
 
 from neartime.contract.sessions import SessionChange, SessionPage, SessionRequest, SessionState, SessionView
+from neartime_server.api import ibm
+from neartime_server.api.ibm import ForIbm
 from neartime_server.api.services import JSON, Caller, Here, OnceKey, Services, earlier, remembering
 from neartime_server.errors import Refused
 from neartime_server.store import sessions
@@ -16,8 +19,15 @@ from neartime_server.store import sessions
 router = APIRouter(prefix="/sessions", tags=["sessions"])
 
 
+class Opening(SessionRequest):
+    """The body of POST /sessions."""
+
+    instance: str | None = None
+    """Of Qiskit Runtime's client, and not read: the token says whose the session is."""
+
+
 @router.post("", response_model=SessionView, status_code=201)
-async def create(body: SessionRequest, here: Here, caller: Caller, key: OnceKey) -> Response:
+async def create(body: Opening, here: Here, caller: Caller, key: OnceKey) -> Response:
     """Open a session on a backend."""
     if answer := await earlier(here, key):
         return answer
@@ -49,8 +59,10 @@ async def index(
 
 
 @router.get("/{session_id}", response_model=SessionView)
-async def show(session_id: str, here: Here, caller: Caller) -> Response:
+async def show(session_id: str, here: Here, caller: Caller, for_ibm: ForIbm) -> Response:
     """A session."""
+    if for_ibm:
+        return Response(json.dumps(ibm.session(await _find(here, caller.instance_id, session_id))), media_type=JSON)
     return await _shown(here, caller.instance_id, session_id)
 
 

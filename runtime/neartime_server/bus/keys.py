@@ -66,6 +66,11 @@ class Keys:
         """The key of every stream credential that is given out for a bearer token, so that they can end with it."""
         return KeyPair(nkeys.PREFIX_BYTE_USER, self._derive(f"reader:{token_id}"))
 
+    @property
+    def identity(self) -> bytes:
+        """What signs the tokens that are given for others and end soon."""
+        return self._derive("identity")
+
     def token_digest(self, token: str) -> str:
         """What is stored of a bearer token, hexadecimal."""
         return self._derive(f"token:{token}").hex()

@@ -202,6 +202,9 @@ class Workers:
                 raise ServerError(f"program version {worker.version_id} is gone")
             config = self._backends.get(session.backend)
             built = await self._builder.build(source(self._store, version))
+            if not (version.environment or version.image) and (built.digest or built.image):  # saved without a build
+                new = (version.id, built.digest, built.lock, built.image)
+                await self._store.run(lambda connection: programs.keep_build(connection, *new))
             launch = Launch(
                 worker_id=worker.id,
                 session_id=worker.session_id,

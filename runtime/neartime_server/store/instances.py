@@ -18,6 +18,8 @@ from neartime_server.store.tables import instances, jobs, sessions, tokens, work
 
 LOCAL = "local"
 """The instance of the embedded runtime's owner."""
+PREINSTALLED = "neartime"
+"""The instance that owns the programs which every server has. It has no token."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 
 

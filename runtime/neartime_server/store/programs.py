@@ -24,8 +24,9 @@ from sqlalchemy import (
 from neartime.contract.ids import new_id
 from neartime.contract.programs import BuildState, Manifest
 from neartime_server.store.engine import upsert, utc_now
+from neartime_server.store.instances import PREINSTALLED
 from neartime_server.store.jobs import LIVE as LIVE_JOBS
-from neartime_server.store.tables import jobs, program_versions, programs, workers
+from neartime_server.store.tables import instances, jobs, program_versions, programs, workers
 from neartime_server.store.workers import LIVE as LIVE_WORKERS
 
 
@@ -63,6 +64,8 @@ class Program:
     created: datetime
     updated: datetime
     version: Version
+    is_preinstalled: bool
+    """Whether every server has it."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ def page(
     limit: int = 20,
     offset: int = 0,
 ) -> tuple[list[Program], int]:
-    """The instance's own programs and the public ones, by name, and how many there are in all.
+    """The instance's own programs, then the public ones, each by name; and how many there are in all.
 
     `search` finds its text in name or description, in any case.
     """
@@ -112,7 +115,11 @@ def page(
         )
     count = connection.execute(select(func.count()).select_from(programs).where(*where)).scalar_one()
     rows = connection.execute(
-        _select().where(*where).order_by(programs.c.name, programs.c.id).limit(limit).offset(offset)
+        _select()
+        .where(*where)
+        .order_by((programs.c.instance_id == instance_id).desc(), programs.c.name, programs.c.id)
+        .limit(limit)
+        .offset(offset)
     )
     return [_program(row) for row in rows], count
 
@@ -226,6 +233,16 @@ def save(connection: Connection, instance_id: str, new: NewVersion, is_public: b
     return _program(connection.execute(_select().where(programs.c.id == program_id)).one()), made
 
 
+def keep_build(
+    connection: Connection, version_id: str, environment: str | None, lock: str | None, image: str | None
+) -> None:
+    """What a version runs in that was built after it had been saved. What is kept already stays."""
+    columns = program_versions.c
+    unbuilt = (columns.id == version_id) & columns.environment.is_(None) & columns.image.is_(None)
+    built = {"environment": environment, "lock": lock, "image": image}
+    connection.execute(update(program_versions).where(unbuilt).values(built))
+
+
 def change(
     connection: Connection, program_id: str, *, description: str | None = None, is_public: bool | None = None
 ) -> None:
@@ -252,7 +269,10 @@ def _visible(instance_id: str) -> ColumnElement[bool]:
 def _select() -> Select[Any]:
     # Both tables have an id, a digest and a time of creation: the version's columns go by a prefix.
     columns = [column.label(f"v_{column.name}") for column in program_versions.c]
-    return select(programs, *columns).join(program_versions, program_versions.c.id == programs.c.version_id)
+    owner = select(instances.c.name).where(instances.c.id == programs.c.instance_id).scalar_subquery()
+    return select(programs, (owner == PREINSTALLED).label("is_preinstalled"), *columns).join(
+        program_versions, program_versions.c.id == programs.c.version_id
+    )
 
 
 def _of_reference(query: Select[Any]) -> Select[Any]:
@@ -284,6 +304,7 @@ def _program(row: Row[Any]) -> Program:
         row.created,
         row.updated,
         _version(row, "v_"),
+        bool(row.is_preinstalled),
     )
 
 

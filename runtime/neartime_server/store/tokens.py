@@ -77,11 +77,20 @@ def create(
 
 def find(connection: Connection, digest: str) -> Principal | None:
     """Who a live token of a live instance stands for."""
+    return _principal(connection, tokens.c.digest == digest)
+
+
+def find_by_id(connection: Connection, token_id: str) -> Principal | None:
+    """The same, of the token of this id."""
+    return _principal(connection, tokens.c.id == token_id)
+
+
+def _principal(connection: Connection, which: ColumnElement[bool]) -> Principal | None:
     row = connection.execute(
         select(tokens)
         .join(instances, instances.c.id == tokens.c.instance_id)
         .where(
-            tokens.c.digest == digest,
+            which,
             tokens.c.ended.is_(None),
             instances.c.ended.is_(None),
             or_(tokens.c.expires.is_(None), tokens.c.expires > utc_now()),

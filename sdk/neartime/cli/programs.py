@@ -144,6 +144,6 @@ def _row(program: RuntimeProgram) -> dict[str, Any]:
         "name": program.name,
         "version": program.version,
         "description": program.description.split("\n")[0],
-        "public": "yes" if program.is_public else "",
+        "public": "preinstalled" if program.is_preinstalled else "yes" if program.is_public else "",
         "id": program.program_id,
     }

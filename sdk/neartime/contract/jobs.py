@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import Enum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 MAX_TAGS = 24
 MAX_PRIORITY = 1000
@@ -89,6 +89,11 @@ class JobRequest(BaseModel):
     """Qiskit Runtime's option that inputs and results can be read once only is not offered here."""
     qpy_version: Annotated[int, Field(ge=13)] | None = None
     """The highest QPY version that the client can read; circuits come back in the lowest that all can."""
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _in_any_case(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value  # Qiskit Runtime's client writes WARNING
 
 
 class JobAccepted(BaseModel):

@@ -209,6 +209,8 @@ class ProgramView(BaseModel):
     update_date: datetime
     version: VersionView
     spec: dict[str, Any] = Field(default_factory=dict)
+    is_preinstalled: bool = False
+    """Whether every server has it."""
 
 
 class ProgramPage(BaseModel):

@@ -1,0 +1,64 @@
+"""Sampler and Estimator against a Neartime server, as Qiskit defines them.
+
+    from neartime import RuntimeService, Session
+    from neartime.primitives import EstimatorV2
+
+    with Session(RuntimeService(), backend="aer") as session:
+        estimator = EstimatorV2(session)
+        print(estimator.run([(circuit, observables, values)]).result()[0].data.evs)
+
+Importing this loads nothing; Qiskit is loaded with the first primitive.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from neartime.primitives.estimator import EstimatorV2
+    from neartime.primitives.options import (
+        DynamicalDecouplingOptions,
+        EnvironmentOptions,
+        EstimatorOptions,
+        ExecutionOptions,
+        MeasureNoiseLearningOptions,
+        ResilienceOptions,
+        SamplerExecutionOptions,
+        SamplerOptions,
+        SimulatorOptions,
+        TwirlingOptions,
+        ZneOptions,
+    )
+    from neartime.primitives.sampler import SamplerV2
+
+__all__ = [
+    "DynamicalDecouplingOptions",
+    "EnvironmentOptions",
+    "EstimatorOptions",
+    "EstimatorV2",
+    "ExecutionOptions",
+    "MeasureNoiseLearningOptions",
+    "ResilienceOptions",
+    "SamplerExecutionOptions",
+    "SamplerOptions",
+    "SamplerV2",
+    "SimulatorOptions",
+    "TwirlingOptions",
+    "ZneOptions",
+]
+
+_MODULES = {"EstimatorV2": "estimator", "SamplerV2": "sampler"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value: object = getattr(import_module(f"{__name__}.{_MODULES.get(name, 'options')}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__
