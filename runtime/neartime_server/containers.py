@@ -17,8 +17,8 @@ from neartime.oci import Credentials, Reference, Registry
 from neartime_server.builder import uv
 from neartime_server.builder.images import ImageBuilder, ImageMaker
 from neartime_server.builder.images.prune import in_engine, in_registry
-from neartime_server.builder.images.recipe import Base
-from neartime_server.builder.images.registry import ENVIRONMENTS, RegistryMaker
+from neartime_server.builder.images.recipe import ENVIRONMENTS, Base
+from neartime_server.builder.images.registry import RegistryMaker
 from neartime_server.builder.prune import Needed, Unneeded
 from neartime_server.errors import BuildFailed, ConfigurationError, Refused
 from neartime_server.executors import Executor, addresses

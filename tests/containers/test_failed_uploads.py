@@ -90,12 +90,16 @@ class House:
 
     def upload(self, name: str, number: int = 1, *, noise: bytes = b"", **manifest: Any) -> list[str]:
         """What was said of it."""
+        return self.send(self.program(name, number, noise), name, **manifest)
+
+    def send(self, folder: Path, name: str, **manifest: Any) -> list[str]:
+        """What was said of it."""
         said: list[str] = []
         declared = {"requirements": REQUIREMENTS, **manifest}
-        self.service.upload_program(self.program(name, number, noise), name=name, log=said.append, **declared)
+        self.service.upload_program(folder, name=name, log=said.append, **declared)
         return said
 
-    def program(self, name: str, number: int, noise: bytes) -> Path:
+    def program(self, name: str, number: int = 1, noise: bytes = b"") -> Path:
         folder = self.runtime.home.parent / f"{name}-{number}"
         folder.mkdir(exist_ok=True)
         (folder / "program.py").write_text(MAIN.replace("{number}", str(number)))
@@ -332,9 +336,9 @@ def test_an_image_that_has_no_such_name_or_is_not_there_is_refused(house: House)
 
 
 def test_the_same_content_is_built_once_also_where_two_upload_it_at_once(house: House) -> None:
-    before = pushes(house, "the-same")
+    before, folder = pushes(house, "the-same"), house.program("the-same")
     with ThreadPoolExecutor(3) as threads:
-        said = list(threads.map(lambda _: house.upload("the-same"), range(3)))
+        said = list(threads.map(lambda _: house.send(folder, "the-same"), range(3)))
     assert sum(any("building" in line or "pushing program" in line for line in one) for one in said) == 1
     assert pushes(house, "the-same") - before == 1
     again = house.upload("the-same")
@@ -360,8 +364,9 @@ def test_two_servers_over_one_database_that_build_the_same_at_once_have_one_prog
         stack.callback(lambda: asyncio.run(server.stop()))
         service = stack.enter_context(RuntimeService(server.url, first.runtime.token))
         second = replace(first, service=service)
+        folder = first.program("the-same")
         with ThreadPoolExecutor(2) as threads:
-            list(threads.map(lambda one: one.upload("the-same"), [first, second]))
+            list(threads.map(lambda one: one.send(folder, "the-same"), [first, second]))
         assert len(first.tags("the-same")) == 1
         assert drafts(home / "layers") == []
         assert first.service.program("the-same").version == 1

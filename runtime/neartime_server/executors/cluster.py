@@ -49,7 +49,7 @@ def words(error: ApiException) -> str:
 class Cluster:
     """Every method may raise ApiException, and what is in `AWAY`."""
 
-    def __init__(self, namespace: str, kubeconfig: Path | None = None, context: str | None = None) -> None:
+    def __init__(self, namespace: str, kubeconfig: Path | None = None) -> None:
         """
         Args:
             kubeconfig: a file; None for the pod that this runs in, or where it is none, for kubectl's own file.
@@ -60,7 +60,7 @@ class Cluster:
         self.namespace = namespace
         self._configuration = client.Configuration()
         try:
-            _configure(self._configuration, kubeconfig, context)
+            _configure(self._configuration, kubeconfig)
         except (ConfigException, OSError) as error:
             raise ConfigurationError(f"no Kubernetes: {error}; name its kubeconfig in NEARTIME_KUBECONFIG") from error
         self._configuration.connection_pool_maxsize = 32
@@ -81,15 +81,6 @@ class Cluster:
 
     def create(self, pod: Object) -> Object:
         return _read(self._core.create_namespaced_pod(self.namespace, pod, **_options()))
-
-    def pod(self, name: str) -> Object | None:
-        """None where there is none."""
-        try:
-            return _read(self._core.read_namespaced_pod(name, self.namespace, **_options()))
-        except ApiException as error:
-            if error.status == 404:
-                return None
-            raise
 
     def delete(self, name: str, grace: int, uid: str | None = None) -> bool:
         """Whether there was one. It goes when its containers have ended, `grace` seconds later at the latest."""
@@ -191,7 +182,7 @@ class Cluster:
             self._network.patch_namespaced_network_policy(name, self.namespace, policy, **_options())
 
 
-def _configure(configuration: client.Configuration, kubeconfig: Path | None, context: str | None) -> None:
+def _configure(configuration: client.Configuration, kubeconfig: Path | None) -> None:
     incluster: Any = config.load_incluster_config  # the client has no types for these
     from_file: Any = config.load_kube_config
     if kubeconfig is None:
@@ -201,7 +192,7 @@ def _configure(configuration: client.Configuration, kubeconfig: Path | None, con
         except ConfigException:  # this is no pod
             pass
     file = None if kubeconfig is None else str(kubeconfig)
-    from_file(file, context=context, client_configuration=configuration, persist_config=False)
+    from_file(file, client_configuration=configuration, persist_config=False)
 
 
 def _options() -> dict[str, Any]:

@@ -35,6 +35,7 @@ from neartime_server.errors import ExecutorError
 from neartime_server.executors import addresses, door, reasons
 from neartime_server.executors.images import Images, said
 from neartime_server.executors.listener import Listener
+from neartime_server.executors.once import Checks, Starts
 from neartime_server.executors.protocol import Exited, Observed, Place, Running, Synced
 
 log = logging.getLogger(__name__)
@@ -61,7 +62,6 @@ STALE_SECONDS: Final = 300.0
 DOOR_SECONDS: Final = 2.0
 """Between two looks whether the doors of running workers are open."""
 THREADS: Final = 16
-_CHECKED: Final = 1000
 _HOME, _WORKER, _NATS = "neartime.home", "neartime.worker", "neartime.nats"
 """Labels: whose container it is, which worker's, and where its door leads."""
 
@@ -90,12 +90,12 @@ class DockerExecutor:
         self._threads = ThreadPoolExecutor(THREADS, "docker")
         self._client: docker.DockerClient | None = None
         self._connecting = threading.Lock()
-        self._checks: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._checks = Checks()
         """Of images, by reference and interpreter: whether a runner is there that this server can speak to."""
         self._exited: dict[str, Exited] = {}
         self._stopped: set[str] = set()
         """Workers that were to be ended."""
-        self._starting: dict[str, asyncio.Task[None]] = {}
+        self._starts = Starts(self._stopped)
         self._listeners: set[Listener] = set()
         self._doors: dict[str, str] = {}
         """Where the doors of running workers lead, by worker."""
@@ -113,16 +113,7 @@ class DockerExecutor:
         Raises:
             ExecutorError: it can't be; with what the engine, or the image's runner, says.
         """
-        worker_id = launch.worker_id
-        if (starting := self._starting.get(worker_id)) is None:
-            starting = self._starting[worker_id] = asyncio.create_task(self._start(launch, environment))
-            starting.add_done_callback(lambda task: self._started(worker_id, task))
-        try:
-            await asyncio.shield(starting)
-        except asyncio.CancelledError:
-            self._stopped.add(worker_id)
-            starting.cancel()  # and it takes away what it has made, which `stop` waits for
-            raise
+        await self._starts(launch.worker_id, lambda: self._start(launch, environment))
 
     async def stop(self, worker_id: str, grace: float = 5.0) -> None:
         """SIGTERM to a container's first process, SIGKILL to all of it after `grace` seconds; returns when it is gone.
@@ -131,8 +122,7 @@ class DockerExecutor:
             ExecutorError: it is not, after some seconds more, or the engine can't be reached.
         """
         self._stopped.add(worker_id)
-        if (starting := self._starting.get(worker_id)) is not None:
-            await asyncio.wait({starting})
+        await self._starts.over(worker_id)
         name, deadline = _name(worker_id), time.monotonic() + grace + END_MARGIN
         try:
             if await self._call(self._own, worker_id) is None:
@@ -202,7 +192,7 @@ class DockerExecutor:
     async def close(self) -> None:
         """Let go of the engine; containers and doors go on."""
         self._closed = True
-        tasks = [*self._checks.values(), *self._starting.values(), *self._opening.values()]
+        tasks = [*self._checks.tasks(), *self._starts.tasks(), *self._opening.values()]
         tasks += [self._keeping] if self._keeping is not None else []
         for task in tasks:
             task.cancel()
@@ -214,11 +204,6 @@ class DockerExecutor:
             self._client.close()
 
     # --- starting
-
-    def _started(self, worker_id: str, task: asyncio.Task[None]) -> None:
-        self._starting.pop(worker_id, None)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.debug("worker %s was not started: %s", worker_id, error)  # perhaps nobody waits any more
 
     async def _start(self, launch: Launch, environment: Place) -> None:
         worker_id = launch.worker_id
@@ -233,7 +218,7 @@ class DockerExecutor:
             try:
                 await asyncio.shield(running)
             except ImageNotFound:  # it was there a moment ago, or when it was checked
-                self._checks.pop(_key(environment), None)
+                self._checks.forget(_key(environment))
                 await self._checked(environment)
                 running = asyncio.ensure_future(self._call(self._run, worker_id, settings, document))
                 await asyncio.shield(running)
@@ -319,19 +304,10 @@ class DockerExecutor:
 
     async def _checked(self, place: Place) -> None:
         """Returns when the image is there and its runner is known to be one of this contract; once for all who ask."""
-        if place.image is None:
+        image = place.image
+        if image is None:
             raise ExecutorError("it has no image, and the executor `docker` runs nothing else")
-        key = _key(place)
-        if (check := self._checks.get(key)) is None:
-            if len(self._checks) >= _CHECKED:
-                self._checks = {one: task for one, task in self._checks.items() if not task.done()}
-            check = self._checks[key] = asyncio.create_task(self._check(place.image, str(place.python)))
-            check.add_done_callback(lambda task: self._note_check(key, task))
-        await asyncio.shield(check)
-
-    def _note_check(self, key: tuple[str, str], task: asyncio.Task[None]) -> None:
-        if (task.cancelled() or task.exception() is not None) and self._checks.get(key) is task:
-            del self._checks[key]  # the next one tries again
+        await self._checks(_key(place), lambda: self._check(image, str(place.python)))
 
     async def _check(self, image: str, python: str) -> None:
         try:

@@ -33,6 +33,7 @@ from neartime_server.executors import manifests, pods
 from neartime_server.executors.cluster import AWAY, Cluster, Object, words
 from neartime_server.executors.following import Pods
 from neartime_server.executors.listener import Listener
+from neartime_server.executors.once import Checks, Starts
 from neartime_server.executors.protocol import Exited, Observed, Place, Running, Synced
 
 log = logging.getLogger(__name__)
@@ -86,12 +87,12 @@ class KubernetesExecutor:
         self._policy = manifests.network_policy(installation, nats) if nats is not None else None
         self._threads = ThreadPoolExecutor(THREADS, "kubernetes")
         self._pods = Pods(cluster, f"{manifests.INSTALLATION}={installation}", self._changed, self._lost)
-        self._checks: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._checks = Checks()
         self._exited: dict[str, Exited] = {}
         self._stopped: set[str] = set()
         self._forgotten: set[str] = set()
         """Workers whose pods are being removed, and whose ends nobody wants to hear."""
-        self._starting: dict[str, asyncio.Task[None]] = {}
+        self._starts = Starts(self._stopped, self._started)
         self._listeners: set[Listener] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._tended: dict[str, asyncio.Task[None]] = {}
@@ -106,16 +107,7 @@ class KubernetesExecutor:
         Raises:
             ExecutorError: it can't be; with the cluster's own words, or the end of the pod's log.
         """
-        worker_id = launch.worker_id
-        if (starting := self._starting.get(worker_id)) is None:
-            starting = self._starting[worker_id] = asyncio.create_task(self._start(launch, environment))
-            starting.add_done_callback(lambda task: self._started(worker_id, task))
-        try:
-            await asyncio.shield(starting)
-        except asyncio.CancelledError:
-            self._stopped.add(worker_id)
-            starting.cancel()  # and it takes away what it has made, which `stop` waits for
-            raise
+        await self._starts(launch.worker_id, lambda: self._start(launch, environment))
 
     async def stop(self, worker_id: str, grace: float = 5.0) -> None:
         """Delete a pod: SIGTERM, SIGKILL to all of it after `grace` seconds, rounded up; returns when it is gone.
@@ -124,8 +116,7 @@ class KubernetesExecutor:
             ExecutorError: it is not, after some seconds more, or the API server can't be reached.
         """
         self._stopped.add(worker_id)
-        if (starting := self._starting.get(worker_id)) is not None:
-            await asyncio.wait({starting})
+        await self._starts.over(worker_id)
         await self._pods.open()
         name = manifests.pod_name(worker_id)
         uid = self._uid(name)
@@ -171,11 +162,7 @@ class KubernetesExecutor:
         """
         if environment.image is None:
             raise ExecutorError("it has no image, and the executor `kubernetes` runs nothing else")
-        key = environment.image, str(environment.python)
-        if (check := self._checks.get(key)) is None:
-            check = self._checks[key] = asyncio.create_task(self._check(environment))
-            check.add_done_callback(lambda task: self._note_check(key, task))
-        await asyncio.shield(check)
+        await self._checks((environment.image, str(environment.python)), lambda: self._check(environment))
 
     async def forget(self, worker_id: str) -> None:
         """Removes its pod. Where the API server is away, the end is told again later."""
@@ -196,7 +183,7 @@ class KubernetesExecutor:
     async def close(self) -> None:
         """Let go of the cluster; pods go on."""
         self._closed = True
-        tasks = [*self._checks.values(), *self._starting.values(), *self._tended.values(), *self._tasks]
+        tasks = [*self._checks.tasks(), *self._starts.tasks(), *self._tended.values(), *self._tasks]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -207,11 +194,11 @@ class KubernetesExecutor:
 
     # --- starting
 
-    def _started(self, worker_id: str, task: asyncio.Task[None]) -> None:
-        self._starting.pop(worker_id, None)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.debug("worker %s was not started: %s", worker_id, error)  # perhaps nobody waits any more
-        elif not task.cancelled() and (pod := self._pods.get(manifests.pod_name(worker_id))) is not None:
+    def _started(self, worker_id: str) -> None:
+        """It has its launch document, so it runs: the cluster may say so later."""
+        for listener in self._listeners:
+            listener.tell(Running(worker_id))
+        if (pod := self._pods.get(manifests.pod_name(worker_id))) is not None and pods.runs(pod):
             self._look(pod)
 
     async def _start(self, launch: Launch, environment: Place) -> None:
@@ -315,8 +302,8 @@ class KubernetesExecutor:
             await asyncio.wait({running, placed}, return_when=asyncio.FIRST_COMPLETED)
             problem, deadline = "", math.inf
             for pause in itertools.chain(EAGER, itertools.repeat(EAGER[-1])):
-                await asyncio.wait({running}, timeout=pause)
-                if running.done() and running.exception() is not None:
+                await asyncio.sleep(pause)
+                if running.done():
                     await running
                 try:
                     if await self._taken(name, launch.worker_id, document):
@@ -331,8 +318,6 @@ class KubernetesExecutor:
                 if time.monotonic() > deadline:
                     said = problem or "it says nothing"
                     raise ExecutorError(f"its worker does not take its launch document: {said}")
-                if running.done():
-                    await asyncio.sleep(pause)
         finally:
             for task in (running, placed):
                 task.cancel()
@@ -358,10 +343,6 @@ class KubernetesExecutor:
 
     # --- images
 
-    def _note_check(self, key: tuple[str, str], task: asyncio.Task[None]) -> None:
-        if (task.cancelled() or task.exception() is not None) and self._checks.get(key) is task:
-            del self._checks[key]  # the next one tries again
-
     async def _check(self, place: Place) -> None:
         digest = hashlib.sha256(f"{place.image} {place.python}".encode()).hexdigest()[:12]
         name = f"neartime-check-{digest}-{secrets.token_hex(3)}"
@@ -373,7 +354,7 @@ class KubernetesExecutor:
         try:
             await self._call(self._cluster.create, pod, refused="the cluster refuses a pod of it")
             await self._run(name)
-            ended = await self._pods.until(name, lambda pod: _ended(pod), CHECK_SECONDS)
+            ended = await self._pods.until(name, _ended, CHECK_SECONDS)
             said = await self._call(self._cluster.log, name)
         except asyncio.TimeoutError:
             raise ExecutorError(f"the image {place.image} does not say which runner it has") from None
@@ -395,7 +376,7 @@ class KubernetesExecutor:
             if worker_id in self._forgotten:
                 self._forgotten.discard(worker_id)
                 return
-            if worker_id in self._starting:
+            if worker_id in self._starts:
                 return  # who starts it tells
             if not pods.runs(before) and pods.exited(before, stopped=False) is None:
                 return  # it never ran, and nobody starts it
@@ -405,7 +386,7 @@ class KubernetesExecutor:
 
     def _look(self, pod: Object) -> None:
         worker_id = pods.worker_of(pod)
-        if worker_id is None or worker_id in self._starting or worker_id in self._forgotten:
+        if worker_id is None or worker_id in self._starts or worker_id in self._forgotten:
             return
         if (ended := pods.exited(pod, stopped=worker_id in self._stopped)) is not None:
             self._note(ended)
@@ -429,7 +410,8 @@ class KubernetesExecutor:
         await asyncio.sleep(ABANDONED_SECONDS)
         name, worker_id = pod["metadata"]["name"], pods.worker_of(pod)
         now = self._pods.get(name)
-        if now is not None and not pods.runs(now) and worker_id not in {*self._starting, *self._stopped}:
+        cared_for = worker_id in self._starts or worker_id in self._stopped
+        if now is not None and not pods.runs(now) and not cared_for:
             log.warning("pod %s is removed: who made it is gone", name)
             await self._remove(name)
 

@@ -24,12 +24,11 @@ from urllib3.exceptions import HTTPError
 from neartime.contract.problem import ErrorCode
 from neartime.oci import Credentials, Reference
 from neartime_server.builder.images.layers import Layer
-from neartime_server.builder.images.recipe import LABEL, Recipe
+from neartime_server.builder.images.recipe import ENVIRONMENTS, LABEL, Recipe
 from neartime_server.builder.protocol import Tell
 from neartime_server.builder.remedies import ENGINE, REGISTRY, solution_of
 from neartime_server.errors import BuildFailed, Refused
 
-ENVIRONMENTS: Final = "environments"
 Auth = dict[str, str] | None
 """A login as the SDK takes it."""
 TAIL: Final = 40

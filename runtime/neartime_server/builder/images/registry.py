@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Coroutine
-from typing import Any, Final
+from typing import Any
 
 from neartime.contract.problem import ErrorCode
 from neartime.errors import NotInRegistry, RegistryError
@@ -28,12 +28,10 @@ from neartime.oci import (
 )
 from neartime_server.builder import sbom
 from neartime_server.builder.images.layers import Layer
-from neartime_server.builder.images.recipe import Recipe
+from neartime_server.builder.images.recipe import ENVIRONMENTS, Recipe
 from neartime_server.builder.protocol import Tell
 from neartime_server.builder.remedies import REGISTRY
 from neartime_server.errors import BuildFailed, Refused
-
-ENVIRONMENTS: Final = "environments"
 
 
 class RegistryMaker:
