@@ -74,7 +74,9 @@ class Result(BaseModel):
     loss: float = Field(description="The same at the trained ones")
     losses: list[float] = Field(description="Of each step")
     kernel: types.ndarray = Field(description="Of all pairs of points, at the trained scales")
-    accuracy_before: float = Field(description="Share of points that are nearer to their own class, by the first kernel")
+    accuracy_before: float = Field(
+        description="Share of points that are nearer to their own class, by the first kernel"
+    )
     accuracy: float = Field(description="The same by the trained one")
 
 
@@ -127,7 +129,8 @@ def sampler_of(backend, seed: int):
     if type(backend).__module__.startswith("qiskit_aer"):
         from qiskit_aer.primitives import SamplerV2
 
-        return SamplerV2.from_backend(backend, seed=seed)
+        # Circuits as small as these are run one by one: threads would wait for each other longer than they work.
+        return SamplerV2.from_backend(backend, seed=seed, options={"run_options": {"max_parallel_threads": 1}})
     return BackendSamplerV2(backend=backend, options={"seed_simulator": seed})
 
 

@@ -37,9 +37,13 @@ class Inputs(BaseModel):
     reps: int = Field(2, ge=0, le=10, description="Entangling layers of the ansatz")
     maxiter: int = Field(150, ge=1, le=10_000, description="Evaluations at most, for each state")
     penalty: float | None = Field(
-        None, gt=0, description="Hartree that an overlap of 1 with a lower state costs; without it, as much as can matter"
+        None,
+        gt=0,
+        description="Hartree that an overlap of 1 with a lower state costs; without it, as much as can matter",
     )
-    precision: float = Field(0.005, gt=0, description="Standard error, in hartree, where expectation values are sampled")
+    precision: float = Field(
+        0.005, gt=0, description="Standard error, in hartree, where expectation values are sampled"
+    )
     shots: int = Field(4096, ge=1, le=1_000_000, description="Of each overlap")
     seed: int = Field(7, ge=0, description="Of the first parameters and, on a simulator, of the samples")
 

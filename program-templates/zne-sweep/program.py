@@ -31,7 +31,9 @@ class Inputs(BaseModel):
     circuit: Annotated[types.QuantumCircuit, types.NumParameters(0)] | None = Field(
         None, description="Without measurements; without it, an Ising chain that evolves in a transverse field"
     )
-    observable: types.SparsePauliOp | None = Field(None, description="Of the circuit's qubits; without it, their mean Z")
+    observable: types.SparsePauliOp | None = Field(
+        None, description="Of the circuit's qubits; without it, their mean Z"
+    )
     num_qubits: int = Field(4, ge=2, le=20, description="Of the chain")
     steps: int = Field(8, ge=1, le=100, description="Of the chain's evolution")
     noise_factors: list[Annotated[float, Field(ge=1, le=50)]] = Field(

@@ -14,6 +14,8 @@ import tomllib
 from templates.expectations import disappointments
 
 from neartime import RuntimeService, Session, codec
+from neartime.cli import templates
+from neartime.primitives import EstimatorV2, SamplerV2
 from neartime_server.testing import Runtime
 
 ROOT = Path(__file__).parents[2]
@@ -48,6 +50,31 @@ def test_a_template_runs_on_a_noisy_device_too(service: RuntimeService, folder: 
     inputs = codec.decode((folder / "inputs.example.json").read_bytes())
     short = {"maxiter": 3} if "maxiter" in service.program(folder.name).parameters()["properties"] else {}
     assert service.run(folder.name, {**inputs, **short}, {"backend": "generic_5q"}).result(timeout=PATIENCE) is not None
+
+
+def test_primitives_of_the_sdk_run_ones_own_program_where_it_has_their_name(runtime: Runtime, tmp_path: Path) -> None:
+    from qiskit import ClassicalRegister, QuantumCircuit, QuantumRegister
+
+    circuit = QuantumCircuit(QuantumRegister(3), ClassicalRegister(2, "meas"), ClassicalRegister(1, "check"))
+    circuit.h(0)
+    circuit.cx(0, [1, 2])
+    circuit.cx(1, 2)
+    bare = circuit.copy()
+    circuit.measure([0, 1, 2], [0, 1, 2])
+    with runtime.service(runtime.new_instance("own-primitives")) as service:
+        for name in ("sampler", "estimator"):
+            service.upload_program(templates.write(name, f"my-{name}", tmp_path / name))
+        # Neither is an ISA circuit, which the server's own would refuse.
+        job = SamplerV2("generic_5q", {"default_shots": 1000}, service=service).run([(circuit,)])
+        assert not service.program(job.program_id).is_preinstalled
+        found = job.result(timeout=PATIENCE)[0]
+        assert found.data.meas.num_shots == round(1000 * found.metadata["share_kept"]) < 1000
+        assert not found.data.check.array.any()
+        seen: list[Any] = []
+        quiet = EstimatorV2("generic_5q", {"resilience_level": 0}, service=service)
+        job = quiet.run([(bare, "IZZ")], precision=0.05, callback=lambda job_id, interim: seen.append(interim["batch"]))
+        assert job.result(timeout=PATIENCE)[0].data.evs > 0.8
+        assert seen == list(range(2, 2 + len(seen)))
 
 
 def test_a_program_of_the_custom_program_era_runs_as_it_was_written(service: RuntimeService, tmp_path: Path) -> None:
