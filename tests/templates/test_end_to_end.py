@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -50,6 +53,35 @@ def test_a_template_runs_on_a_noisy_device_too(service: RuntimeService, folder: 
     inputs = codec.decode((folder / "inputs.example.json").read_bytes())
     short = {"maxiter": 3} if "maxiter" in service.program(folder.name).parameters()["properties"] else {}
     assert service.run(folder.name, {**inputs, **short}, {"backend": "generic_5q"}).result(timeout=PATIENCE) is not None
+
+
+def test_the_kernel_whose_worker_is_killed_goes_on_with_its_next_step(
+    service: RuntimeService, tmp_path: Path
+) -> None:
+    folder = templates.write("killed-kernel", "quantum-kernel", tmp_path / "killed-kernel")
+    code = (folder / "program.py").read_text()
+    told = "    print(__import__('os').environ['NEARTIME_SUPERVISOR_PID'], flush=True)\n"
+    head = "def main(backend, user_messenger, inputs: Inputs) -> Result:\n"
+    assert head in code
+    (folder / "program.py").write_text(code.replace(head, head + told))
+    service.upload_program(folder)
+    steps: list[int] = []
+    reached = threading.Event()
+
+    def heard(job_id: str, interim: Any) -> None:
+        steps.append(interim["iteration"])
+        if len(steps) == 4:
+            reached.set()
+
+    inputs = {"samples": 8, "maxiter": 20, "shots": 2000}
+    with Session(service, backend="generic_5q") as session:
+        job = session.run("killed-kernel", inputs, callback=heard)
+        assert reached.wait(60)
+        os.kill(int(job.logs().split()[0]), signal.SIGKILL)
+        result = job.result(timeout=110)
+    assert steps == list(range(1, 21))
+    assert len(result["losses"]) == 20
+    assert len(set(job.logs().split())) == 2, "there was no second worker"
 
 
 def test_primitives_of_the_sdk_run_ones_own_program_where_it_has_their_name(runtime: Runtime, tmp_path: Path) -> None:
