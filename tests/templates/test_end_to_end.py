@@ -55,9 +55,7 @@ def test_a_template_runs_on_a_noisy_device_too(service: RuntimeService, folder: 
     assert service.run(folder.name, {**inputs, **short}, {"backend": "generic_5q"}).result(timeout=PATIENCE) is not None
 
 
-def test_the_kernel_whose_worker_is_killed_goes_on_with_its_next_step(
-    service: RuntimeService, tmp_path: Path
-) -> None:
+def test_the_kernel_whose_worker_is_killed_goes_on_with_its_next_step(service: RuntimeService, tmp_path: Path) -> None:
     folder = templates.write("killed-kernel", "quantum-kernel", tmp_path / "killed-kernel")
     code = (folder / "program.py").read_text()
     told = "    print(__import__('os').environ['NEARTIME_SUPERVISOR_PID'], flush=True)\n"
