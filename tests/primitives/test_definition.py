@@ -287,6 +287,12 @@ def test_noise_that_is_written_once_and_told_in_part_is_the_same_noise(load: Loa
         np.testing.assert_array_equal(found[0].data.evs, expected.evs)
     assert type(prepared.options.noise_model).__name__ == "Written"
     assert found[0].data.evs[2] < 1
+    assert prepared.options.max_parallel_threads == 1
+    wide = QuantumCircuit(7)
+    wide.sx(range(7))
+    load("estimator").main(prepared, Messenger(), [(wide, "ZIIIIII")], precision=0.5)
+    assert prepared.options.max_parallel_threads == plain.options.max_parallel_threads
+    load("estimator").main(prepared, Messenger(), [(circuit, observables)], precision=0.5)
     told = prepared.options.noise_model.to_dict(serializable=True)["errors"]
     assert 0 < len(told) < len(plain.options.noise_model.to_dict(serializable=True)["errors"])
 

@@ -18,8 +18,10 @@ class Written(NoiseModel):  # type: ignore[misc]
     circuit on four of them. The noise must not change any more.
     """
 
-    def __init__(self, noise: NoiseModel) -> None:
+    def __init__(self, noise: NoiseModel, threads: int | None) -> None:
+        """`threads`: how many its backend may use, as its operator has said; None for all."""
         self.__dict__.update(noise.__dict__)
+        self.threads = threads
         self._whole = self._told = noise.to_dict(serializable=True)
 
     def restrict(self, qubits: Iterable[int]) -> None:
@@ -41,13 +43,13 @@ class Written(NoiseModel):  # type: ignore[misc]
 def noise_on(backend: Any, pub: Any) -> None:
     """The backend's noise model, where it has one by now, is written, and restricted to the qubits of a PUB.
 
-    A simulated device makes its noise model in its first run.
+    A simulated device makes its noise model in its first run. It uses one thread where the PUB is small.
     """
     noise = getattr(backend.options, "noise_model", None)
     if not isinstance(noise, NoiseModel):
         return
     if not isinstance(noise, Written):
-        noise = Written(noise)
+        noise = Written(noise, getattr(backend.options, "max_parallel_threads", None))
         backend.set_options(noise_model=noise)
     circuit = pub.circuit
     qubits = {circuit.find_bit(qubit).index for one in circuit.data for qubit in one.qubits}
@@ -57,15 +59,23 @@ def noise_on(backend: Any, pub: Any) -> None:
             for term in observable:
                 qubits.update(place for place, letter in enumerate(reversed(term)) if letter != "I")
     noise.restrict(qubits)
+    if hasattr(backend.options, "max_parallel_threads"):
+        # With noise, a state is a matrix: as large as one of twice as many qubits.
+        backend.set_options(max_parallel_threads=1 if _alone(circuit, 2 * len(qubits)) else noise.threads)
 
 
 def threads(circuit: Any) -> dict[str, int]:
-    """Options of a run without noise: one thread where more would have nothing to do, and would still be waited for.
+    """Options of a run without noise: one thread where more would have nothing to do, and would still be waited for."""
+    return {"max_parallel_threads": 1} if _alone(circuit, circuit.num_qubits) else {}
 
-    A circuit that goes on after a measurement is run shot by shot, and those can be shared among threads.
+
+def _alone(circuit: Any, qubits: int) -> bool:
+    """Whether Aer simulates a circuit once, in a state that is too small for several threads.
+
+    One that goes on after a measurement is run shot by shot, and those can be shared among threads.
     """
-    if circuit.num_qubits >= _PARALLEL_FROM:
-        return {}
+    if qubits >= _PARALLEL_FROM:
+        return False
     measured: set[Any] = set()
     for one in circuit.data:
         operation = one.operation
@@ -74,5 +84,5 @@ def threads(circuit: Any) -> dict[str, int]:
         elif operation.name == "barrier":
             continue
         elif operation.name == "reset" or hasattr(operation, "blocks") or not measured.isdisjoint(one.qubits):
-            return {}
-    return {"max_parallel_threads": 1}
+            return False
+    return True
