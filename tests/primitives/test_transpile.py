@@ -166,7 +166,8 @@ def test_a_package_of_ones_own_brings_a_routing_plug_in_and_a_pass(
         }
         told = service.run("signed-transpile", inputs, {"backend": "generic_5q"}).result(timeout=300)
         assert told["circuits"][0].metadata == {"routed": None, "scheduled": 5}
+        job = service.run("transpile", {**inputs, "passes": []}, {"backend": "generic_5q"})
         with pytest.raises(JobFailed, match="there is no plug-in 'signed' here; installed: basic, default"):
-            service.run("transpile", {**inputs, "passes": []}, {"backend": "generic_5q"}).result(timeout=100)
+            job.result(timeout=100)
         with pytest.raises(InvalidInput, match=r"inputs\.passes\[0\]\.at"):
             service.run("transpile", {**inputs, "passes": [{"at": "nowhere", "pass": "a:B"}]})
