@@ -44,6 +44,8 @@ T = TypeVar("T")
 THREADS: Final = 32
 TAKEN_SECONDS: Final = 60.0
 """How long a worker may take from its start until it has its launch document: an import, on a busy node."""
+SPARE_SECONDS: Final = 15.0
+"""The same of a pod that has waited for it. After that the worker gets a pod of its own."""
 EAGER: Final = (0.15, 0.05, 0.05, 0.1, 0.1, 0.2, 0.5)
 """Seconds before each try to give a pod that has a node its launch document; the last for all that follow."""
 ANSWER_SECONDS: Final = 2.0
@@ -268,7 +270,7 @@ class KubernetesExecutor:
         try:
             if (name := await asyncio.shield(taking)) is None:
                 return False
-            await self._begin(name, launch.model_copy(update={"path": manifests.PROGRAM}), (0.0, *EAGER))
+            await self._begin(name, launch.model_copy(update={"path": manifests.PROGRAM}), (0.0, *EAGER), SPARE_SECONDS)
             await self._pods.until(
                 name, lambda pod: pod is None or pods.worker_of(pod) == worker_id or None, END_MARGIN
             )
@@ -348,7 +350,9 @@ class KubernetesExecutor:
             return await self._pods.until(name, decide, self._pending)
         return None
 
-    async def _begin(self, name: str, launch: Launch, pauses: Sequence[float] = EAGER) -> None:
+    async def _begin(
+        self, name: str, launch: Launch, pauses: Sequence[float] = EAGER, seconds: float = TAKEN_SECONDS
+    ) -> None:
         """Waits until a pod's worker runs, and gives it its launch document.
 
         A kubelet tells of a container's start up to a second late, so it is tried as soon as the pod has a node.
@@ -374,7 +378,7 @@ class KubernetesExecutor:
                     if (ended := _ended(self._pods.get(name))) is not None:
                         tail = await self._call(self._cluster.log, name)
                         raise ExecutorError(f"{ended.reason or 'its worker ended at once'}: {tail}".rstrip(": "))
-                    deadline = min(deadline, time.monotonic() + TAKEN_SECONDS)
+                    deadline = min(deadline, time.monotonic() + seconds)
                 if time.monotonic() > deadline:
                     said = problem or "it says nothing"
                     raise ExecutorError(f"its worker does not take its launch document: {said}")
@@ -433,7 +437,9 @@ class KubernetesExecutor:
     # --- what is seen
 
     def _changed(self, before: Object | None, pod: Object | None) -> None:
-        if pod is not None:
+        if pods.spare_of(pod or before or {}) is not None:
+            self._pool.look_again(pod)
+        elif pod is not None:
             self._look(pod)
         elif before is not None and (worker_id := pods.worker_of(before)) is not None:
             if worker_id in self._forgotten:

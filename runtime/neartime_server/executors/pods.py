@@ -55,7 +55,7 @@ def worker_of(pod: Object) -> str | None:
 
 def spare_of(pod: Object) -> str | None:
     """What kind of a spare it is; None where it is none, or none any more."""
-    kind: str | None = pod["metadata"].get("labels", {}).get(SPARE)
+    kind: str | None = pod.get("metadata", {}).get("labels", {}).get(SPARE)
     return kind
 
 

@@ -85,6 +85,11 @@ class Pool:
         if self._keeping is None or self._keeping.done():
             self._keeping = asyncio.create_task(self._keep())
 
+    def look_again(self, pod: Object | None) -> None:
+        """One of them has changed; None: it is gone."""
+        if pod is None or pods.exited(pod, stopped=False) is not None:
+            self._due.set()
+
     async def rest(self) -> None:
         """Those that are there stay."""
         if self._keeping is not None:
