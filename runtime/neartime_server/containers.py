@@ -69,6 +69,7 @@ def pods(settings: Settings, placements: Mapping[str, Placement], installation: 
             nats=settings.kubernetes_nats,
             pending=settings.kubernetes_pending,
             longest=settings.session_max_ttl + LONGER,
+            spares=settings.kubernetes_spares,
         )
     except ValueError as error:
         raise ConfigurationError(f"NEARTIME_KUBERNETES_NATS: {error}") from error
@@ -79,7 +80,8 @@ def builder(settings: Settings) -> ImageBuilder:
     Raises:
         ConfigurationError: there is no such builder, or it has no registry, or the Docker Engine does not answer.
     """
-    return ImageBuilder(settings.home, _maker(settings), settings.base_image)
+    ahead = settings.executor == "kubernetes" and settings.kubernetes_spares > 0
+    return ImageBuilder(settings.home, _maker(settings), settings.base_image, ahead=ahead)
 
 
 def _maker(settings: Settings) -> ImageMaker:

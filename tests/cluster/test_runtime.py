@@ -31,6 +31,14 @@ def main(backend, user_messenger, count=100, pause=0.05):
         time.sleep(pause)
     return count
 """
+SIX = "import six\n\ndef main(backend, user_messenger):\n    return six.__version__\n"
+READS = """
+from pathlib import Path
+
+def main(backend, user_messenger):
+    here = Path(__file__).parent
+    return [str(here), int((here / "number.txt").read_text())]
+"""
 RESUMES = """
 import time
 
@@ -85,9 +93,40 @@ def test_the_vqe_template_runs_in_a_session_of_pods_and_its_energies_are_heard(
     until(lambda: workers(cluster, namespace) == [], 60)
 
 
+def test_the_first_job_of_a_session_runs_in_a_pod_that_has_waited_for_it(
+    cluster: Cluster, cluster_images: ClusterImages, tmp_path: Path
+) -> None:
+    (tmp_path / "program.py").write_text(READS)
+    (tmp_path / "number.txt").write_text("42")
+    options = {"backend": "aer"}
+    with (
+        fresh_namespace(cluster, "pool") as namespace,
+        in_pods(cluster, namespace, cluster_images, kubernetes_spares=1) as runtime,
+        runtime.service() as service,
+    ):
+
+        def waiting() -> list[str]:
+            spares = cluster.core.list_namespaced_pod(namespace, label_selector="neartime.io/spare").items
+            return [pod.metadata.name for pod in spares if pod.status.phase == "Running"]
+
+        service.upload_program(tmp_path, name="reads")
+        service.upload_program(SIX, name="six", requirements=["six==1.16.0"])
+        (first,) = until(waiting, 90)
+        with Session(service, backend="aer") as session:
+            place, number = session.run("reads").result(timeout=60)
+            assert (place.split("/")[1], number) == ("tmp", 42)
+            assert session.run("reads").result(timeout=60) == [place, 42]
+            assert workers(cluster, namespace) == [first]
+        (second,) = until(waiting, 90)
+        assert second != first  # whoever comes next finds nothing of the session before
+        assert service.run("six", {}, options).result(timeout=180) == "1.16.0"
+        assert waiting() == [second]
+        until(lambda: workers(cluster, namespace) == [], 60)
+        assert service.run("reads", {}, options).result(timeout=60)[1] == 42
+
+
 def test_a_program_with_a_requirement_of_its_own_runs_in_a_pod(service: RuntimeService) -> None:
-    code = "import six\n\ndef main(backend, user_messenger):\n    return six.__version__\n"
-    service.upload_program(code, name="six", requirements=["six==1.16.0"])
+    service.upload_program(SIX, name="six", requirements=["six==1.16.0"])
     assert service.run("six", {}, {"backend": "aer"}).result(timeout=180) == "1.16.0"
 
 

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from clusters import Cluster, ClusterImages
 from executors.harness import Door
@@ -24,7 +25,7 @@ promised = 0.05
 
 
 @contextmanager
-def in_pods(cluster: Cluster, namespace: str, images: ClusterImages) -> Iterator[Runtime]:
+def in_pods(cluster: Cluster, namespace: str, images: ClusterImages, **settings: Any) -> Iterator[Runtime]:
     with tempfile.TemporaryDirectory() as folder:
         home, port = Path(folder), free_port()
         (home / "nats").mkdir()
@@ -46,6 +47,7 @@ def in_pods(cluster: Cluster, namespace: str, images: ClusterImages) -> Iterator
                 base_image=images.base,
                 backends_file=backends,
                 worker_heartbeat=1.0,
+                **settings,
             ) as runtime:
                 yield runtime
         finally:
