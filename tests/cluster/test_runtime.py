@@ -85,12 +85,6 @@ def test_the_vqe_template_runs_in_a_session_of_pods_and_its_energies_are_heard(
     until(lambda: workers(cluster, namespace) == [], 60)
 
 
-def test_a_program_with_a_requirement_of_its_own_runs_in_a_pod(service: RuntimeService) -> None:
-    code = "import six\n\ndef main(backend, user_messenger):\n    return six.__version__\n"
-    service.upload_program(code, name="six", requirements=["six==1.16.0"])
-    assert service.run("six", {}, {"backend": "aer"}).result(timeout=180) == "1.16.0"
-
-
 def test_a_server_that_dies_in_the_middle_of_a_job_costs_no_message(
     service: RuntimeService, in_cluster: Runtime
 ) -> None:
