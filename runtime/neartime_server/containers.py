@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
@@ -105,12 +106,15 @@ def _remote(
     from neartime_server.executors.jobs import Jobs
     from neartime_server.executors.manifests import Bounds
 
+    bounds = Bounds(settings.packages_memory, settings.packages_disk, settings.packages_seconds)
+    if not re.fullmatch(r"[1-9][0-9]*(Mi|Gi)", bounds.memory):
+        raise ConfigurationError(f"NEARTIME_PACKAGES_MEMORY={bounds.memory!r}: expected a number and Mi or Gi")
     try:
         jobs = Jobs(
             Cluster(settings.kubernetes_namespace, settings.kubeconfig),
             installation,
             next(iter(placements.values()), Placement()),
-            bounds=Bounds(settings.packages_memory, settings.packages_disk, settings.packages_seconds),
+            bounds=bounds,
             pending=settings.kubernetes_pending,
             index=settings.packages_index,
         )

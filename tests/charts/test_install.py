@@ -169,14 +169,17 @@ def test_the_server_may_not_do_what_it_need_not(lab: Installed) -> None:
         who = f"system:serviceaccount:{lab.namespace}:{NAME}"
         resource, _, subresource = what.partition("/")
         attributes = {"verb": verb, "resource": resource, "subresource": subresource, "namespace": namespace}
-        if resource == "networkpolicies":
-            attributes["group"] = "networking.k8s.io"
+        if resource in (groups := {"networkpolicies": "networking.k8s.io", "jobs": "batch"}):
+            attributes["group"] = groups[resource]
         review = {"spec": {"user": who, "resourceAttributes": attributes}}
         return bool(client.AuthorizationV1Api(lab.cluster.api).create_subject_access_review(review).status.allowed)
 
     workers = lab.workers_namespace
     assert may("create", "pods", workers)
     assert may("create", "pods/attach", workers)
+    assert may("create", "jobs", workers)
+    assert not may("patch", "jobs", workers)
+    assert not may("create", "jobs", lab.namespace)
     assert not may("create", "pods/exec", workers)
     for verb in ("get", "list", "create", "delete"):
         assert not may(verb, "secrets", workers)

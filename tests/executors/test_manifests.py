@@ -191,6 +191,73 @@ def test_workers_may_reach_nats_and_the_clusters_dns() -> None:
             manifests.network_policy("cafe", wrong)
 
 
+def test_a_job_that_fetches_packages_is_restricted_bounded_and_not_tried_twice() -> None:
+    labels = {
+        "app.kubernetes.io/name": "neartime-packages",
+        "app.kubernetes.io/managed-by": "neartime",
+        "neartime.io/builder": "cafe",
+    }
+    placement = Placement(
+        node_selector={"lab": "cold"},
+        image_pull_secrets=["pull"],
+        resources={"nvidia.com/gpu": "1"},
+        service_account="worker",
+        patch={"spec": {"dnsPolicy": "Default"}},
+    )
+    made = manifests.job(
+        "neartime-packages-1", "lab.example/tools@sha256:1", ["python3", "bench"],
+        installation="cafe", bounds=manifests.Bounds("1Gi", "3Gi", 60.5), placement=placement,
+    )  # fmt: skip
+    worker = pod()["spec"]
+    assert made == {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": "neartime-packages-1", "labels": labels},
+        "spec": {
+            "backoffLimit": 0,
+            "activeDeadlineSeconds": 61,
+            "ttlSecondsAfterFinished": 20,
+            "template": {
+                "metadata": {"labels": labels},
+                "spec": {
+                    "restartPolicy": "Never",
+                    "terminationGracePeriodSeconds": 1,
+                    "automountServiceAccountToken": False,
+                    "enableServiceLinks": False,
+                    "securityContext": worker["securityContext"],
+                    "nodeSelector": {"lab": "cold"},
+                    "tolerations": OUTLASTED,
+                    "imagePullSecrets": [{"name": "pull"}],
+                    "containers": [
+                        {
+                            "name": "packages",
+                            "image": "lab.example/tools@sha256:1",
+                            "imagePullPolicy": "IfNotPresent",
+                            "command": ["python3", "bench"],
+                            "resources": {
+                                "requests": {"cpu": "100m", "memory": str(128 << 20)},
+                                "limits": {"cpu": "2000m", "memory": "1Gi"},
+                            },
+                            "securityContext": worker["containers"][0]["securityContext"],
+                            "volumeMounts": [{"name": "temporary", "mountPath": "/tmp"}],
+                        }
+                    ],
+                    "volumes": [{"name": "temporary", "emptyDir": {"sizeLimit": "3Gi"}}],
+                },
+            },
+        },
+    }
+
+
+def test_no_policy_and_no_watch_of_workers_takes_a_job_for_one() -> None:
+    policy = manifests.packages_policy("cafe", "10.0.0.5/32:443")
+    assert policy["metadata"]["name"] == "neartime-packages-cafe"
+    assert policy["spec"]["podSelector"] == {"matchLabels": {"neartime.io/builder": "cafe"}}
+    assert policy["spec"]["ingress"] == []
+    workers = manifests.network_policy("cafe", "10.0.0.5/32:4222")["spec"]["podSelector"]["matchLabels"]
+    assert not workers.keys() & policy["spec"]["podSelector"]["matchLabels"].keys()
+
+
 def test_a_label_stands_for_one_name() -> None:
     assert manifests.slug("aer_5q.x") == "aer_5q.x"
     long = ["a" * 63 + end for end in ("b", "c")]
