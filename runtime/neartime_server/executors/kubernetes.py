@@ -115,10 +115,13 @@ class KubernetesExecutor:
         Raises:
             ExecutorError: it is not, after some seconds more, or the API server can't be reached.
         """
+        again = worker_id in self._stopped
         self._stopped.add(worker_id)
         await self._starts.over(worker_id)
         await self._pods.open()
         name = manifests.pod_name(worker_id)
+        if not again and pods.leaves(self._pods.get(name)):  # somebody else had a reason before, and it counts
+            self._stopped.discard(worker_id)
         uid = self._uid(name)
         if uid is None or not await self._call(self._cluster.delete, name, max(1, math.ceil(grace)), uid):
             self._note(Exited(worker_id, None, None, "it was not running"))

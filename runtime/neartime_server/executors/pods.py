@@ -58,6 +58,11 @@ def runs(pod: Object) -> bool:
     return "running" in _state(pod)
 
 
+def leaves(pod: Object | None) -> bool:
+    """Whether it was told to end, by whomever."""
+    return pod is not None and "deletionTimestamp" in pod["metadata"]
+
+
 def obstacle(pod: Object) -> Obstacle | None:
     """What keeps it from running."""
     status = pod.get("status") or {}
