@@ -108,8 +108,8 @@ class Settings:
     """Where pods reach NATS, for a NetworkPolicy that allows nothing else: `10.0.0.5/32:4222`, or a namespace and a
     label of NATS' pods, `nats/app.kubernetes.io/name=nats:4222`. None: the operator makes that policy."""
     kubernetes_pending: float = 300.0
-    """Seconds that a pod may wait for its image, or for a place that no node has, before its job fails with what the
-    cluster says."""
+    """Seconds that a pod may wait for an image that can't be had, or for a place that no node has, before its job fails
+    with what the cluster says. A pull that makes progress may take longer."""
 
     # --- limits
     max_body_bytes: int = 512 << 20

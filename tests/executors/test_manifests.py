@@ -370,6 +370,18 @@ def test_a_pod_that_is_on_its_way_has_no_obstacle() -> None:
     assert pods.obstacle(saying(containerStatuses=container(waiting={"reason": "ContainerCreating"}))) is None
 
 
+def test_an_image_is_being_pulled_where_that_is_the_last_thing_that_was_said_of_it() -> None:
+    def said(*reasons: str) -> list[dict[str, str]]:
+        return [{"reason": reason} for reason in reasons]
+
+    assert pods.pulls(said("Scheduled", "Pulling"))
+    assert pods.pulls(said("Pulling", "Failed", "BackOff", "Pulling"))
+    assert not pods.pulls(said("Pulling", "Failed", "BackOff"))
+    assert not pods.pulls(said("Scheduled", "FailedMount"))
+    assert not pods.pulls(said("Pulling", "Pulled", "Created"))
+    assert not pods.pulls([])
+
+
 def test_of_what_is_said_about_a_pod_the_newest_warning_is_told() -> None:
     pulling, failed = {"type": "Normal", "message": "Pulling image"}, {"type": "Warning", "message": "no volume "}
     assert pods.told([failed, pulling]) == "no volume"

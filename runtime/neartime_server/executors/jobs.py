@@ -196,8 +196,11 @@ class _One:
             if (reason := self._reason(pod)) is not None:
                 raise _failed(reason)
             if time.monotonic() > deadline:
-                said = seen or pods.told(self._cluster.events(self._name, "Job")) or "nobody says why"
-                raise _failed(f"it did not run within {self._pending:g} s: {said}")
+                events = self._cluster.events(pod["metadata"]["name"]) if pod else []
+                if not (obstacle is None and pods.pulls(events)):
+                    said = seen or pods.told(self._cluster.events(self._name, "Job")) or "nobody says why"
+                    raise _failed(f"it did not run within {self._pending:g} s: {said}")
+                deadline += self._pending
             self._pause(LOOK_SECONDS)
 
     def _found(self) -> Object | None:
