@@ -112,6 +112,31 @@ async def test_a_program_has_no_right_no_token_and_no_place_to_write_to(lab: Lab
     await executor.close()
 
 
+SEES = """
+import os
+
+def main(backend, user_messenger):
+    return [os.environ.get("LAB"), open("/calibration/t1").read(), os.path.isdir("/tmp")]
+"""
+
+
+async def test_a_placements_patch_gives_programs_a_variable_and_a_folder(lab: Lab, pods: Pods) -> None:
+    pods.cluster.core.create_namespaced_config_map(
+        pods.namespace, {"metadata": {"name": "calibration"}, "data": {"t1": "80"}}
+    )
+    container = {
+        "name": "worker",
+        "env": [{"name": "LAB", "value": "cold"}],
+        "volumeMounts": [{"name": "calibration", "mountPath": "/calibration", "readOnly": True}],
+    }
+    spec = {"containers": [container], "volumes": [{"name": "calibration", "configMap": {"name": "calibration"}}]}
+    executor = pods.executor(placements={"none": Placement(promised=0.05, patch={"spec": spec})})
+    worker = await lab.begin(executor, *pods.carry(lab.launch(SEES)))
+    assert await worker.run() == ["cold", "80", True]
+    await executor.stop(worker.id)
+    await executor.close()
+
+
 # --- what a cluster can't do
 
 

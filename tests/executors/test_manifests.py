@@ -14,6 +14,7 @@ from neartime.contract.backends import BackendConfig, Placement
 from neartime.contract.jobs import ReasonCode
 from neartime.contract.launch import Launch
 from neartime_server.executors import Exited, manifests, pods
+from neartime_server.executors.patches import merged
 
 PLACE = Where(None, Path("/usr/bin/python3"), "lab.example/vqe@sha256:" + "12" * 32)
 
@@ -134,11 +135,85 @@ def test_a_placement_says_where_a_pod_runs_and_what_else_it_has() -> None:
     }
 
 
+def test_a_patch_adds_to_lists_that_have_a_key_and_to_tolerations() -> None:
+    before = pod()["spec"]
+    toleration = {"key": "quantum", "operator": "Exists", "effect": "NoSchedule"}
+    spread = {"topologyKey": "zone", "maxSkew": 1, "whenUnsatisfiable": "ScheduleAnyway"}
+    mount = {"name": "calibration", "mountPath": "/calibration", "readOnly": True}
+    volume = {"name": "calibration", "configMap": {"name": "calibration"}}
+    variable = {"name": "OMP_NUM_THREADS", "value": "2"}
+    patch = {
+        "spec": {
+            "containers": [{"name": "worker", "env": [variable], "volumeMounts": [mount]}],
+            "volumes": [volume],
+            "tolerations": [toleration, OUTLASTED[0]],
+            "topologySpreadConstraints": [spread],
+            "dnsConfig": {"nameservers": ["10.0.0.2"]},
+        }
+    }
+    [container] = before["containers"]
+    assert pod(Placement(patch=patch))["spec"] == before | {
+        "containers": [container | {"env": [variable], "volumeMounts": [*container["volumeMounts"], mount]}],
+        "volumes": [*before["volumes"], volume],
+        "tolerations": [*OUTLASTED, toleration],
+        "topologySpreadConstraints": [spread],
+        "dnsConfig": {"nameservers": ["10.0.0.2"]},
+    }
+
+
+def test_of_two_entries_with_one_key_the_patchs_fields_count() -> None:
+    target = {
+        "env": [{"name": "A", "value": "1"}, {"name": "B", "valueFrom": {"fieldRef": {"fieldPath": "x"}}}],
+        "volumes": [{"name": "a", "emptyDir": {"sizeLimit": "1Gi"}}],
+        "args": ["a"],
+        "gone": 1,
+    }
+    patch = {
+        "env": [{"name": "B", "value": "2"}, {"name": "C", "value": "3"}],
+        "volumes": [{"name": "a", "emptyDir": {"medium": "Memory"}}],
+        "args": ["b"],
+        "gone": None,
+    }
+    assert merged(target, patch) == {
+        "env": [{"name": "A", "value": "1"}, {"name": "B", "value": "2"}, {"name": "C", "value": "3"}],
+        "volumes": [{"name": "a", "emptyDir": {"sizeLimit": "1Gi", "medium": "Memory"}}],
+        "args": ["b"],
+    }
+    assert target["env"][1] == {"name": "B", "valueFrom": {"fieldRef": {"fieldPath": "x"}}}, "it was not touched"
+
+
+def of_worker(**fields: Any) -> dict[str, Any]:
+    return {"patch": {"spec": {"containers": [{"name": "worker", **fields}]}}}
+
+
+def volumes(*given: Any) -> dict[str, Any]:
+    return {"patch": {"spec": {"volumes": list(given)}}}
+
+
 @pytest.mark.parametrize(
     ("placement", "words"),
     [
         ({"patch": {"spec": {"hostNetwork": True}}}, "spec.hostNetwork: it can't be patched"),
         ({"patch": {"spec": {"containers": []}}}, "spec.containers: it can't be patched"),
+        (
+            {"patch": {"spec": {"containers": [{"name": "beside", "image": "x"}]}}},
+            "spec.containers: it can't be patched",
+        ),
+        (of_worker(image="x"), "image: it can't be patched"),
+        (of_worker(securityContext={"privileged": True}), "securityContext: it can't be patched"),
+        (of_worker(command=["sh"]), "command: it can't be patched"),
+        (of_worker(env=["A"]), "env: expected tables with a `name` each"),
+        (of_worker(env=[{"name": "PYTHONPATH", "value": "/x"}]), "since the runner is found by it"),
+        (of_worker(env=[{"name": "A", "valueFrom": {"secretKeyRef": {}}}]), "programs would read that Secret"),
+        (of_worker(volumeMounts=[{"name": "a", "mountPath": "/opt/neartime/runner"}]), "hide what a worker needs"),
+        (of_worker(volumeMounts=[{"name": "a", "mountPath": "/opt/../opt"}]), "hide what a worker needs"),
+        (of_worker(volumeMounts=[{"name": "a", "mountPath": "/tmp/"}]), "hide what a worker needs"),
+        (volumes(), "spec.volumes: expected tables"),
+        (volumes({"name": "temporary", "emptyDir": {}}), "since it is a worker's /tmp"),
+        (volumes({"name": "a", "hostPath": {"path": "/"}}), "hostPath: it can't be patched in"),
+        (volumes({"name": "a", "secret": {"secretName": "a"}}), "secret: it can't be patched in"),
+        (volumes({"name": "a", "projected": {}}), "projected: it can't be patched in"),
+        ({"patch": {"spec": {"initContainers": []}}}, "spec.initContainers: it can't be patched"),
         ({"patch": {"spec": {"serviceAccount": "other"}}}, "spec.serviceAccount: it can't be patched"),
         ({"patch": {"spec": {"enableServiceLinks": True}}}, "spec.enableServiceLinks: it can't be patched"),
         ({"patch": {"spec": "none"}}, "spec: expected a table"),

@@ -18,6 +18,7 @@ from typing import Any, Final
 from neartime.contract.backends import Placement
 from neartime.contract.launch import Launch
 from neartime.contract.programs import Manifest, Resources
+from neartime_server.executors.patches import merged
 from neartime_server.executors.protocol import Place
 
 LABEL: Final = "neartime.io/"
@@ -261,17 +262,3 @@ def slug(name: str) -> str:
     digest = hashlib.sha256(name.encode()).hexdigest()[:10]
     kept = re.sub(r"[^A-Za-z0-9]+", "-", name)[:52].strip("-")
     return f"{kept}-{digest}" if kept else digest
-
-
-def merged(target: Object, patch: Mapping[str, Any]) -> Object:
-    """A JSON merge patch carried out. Source: RFC 7396."""
-    result = dict(target)
-    for name, value in patch.items():
-        if value is None:
-            result.pop(name, None)
-        elif isinstance(value, Mapping):
-            before = result.get(name)
-            result[name] = merged(before if isinstance(before, dict) else {}, value)
-        else:
-            result[name] = value
-    return result
