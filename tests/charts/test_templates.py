@@ -5,13 +5,15 @@ from __future__ import annotations
 import base64
 import json
 import re
+import tarfile
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from charts.helm import CHART, VALUES, Object, Objects, environment, helm, objects, refused
+from charts.helm import BEFORE, CHART, VALUES, Object, Objects, environment, helm, objects, refused
+from packaging.version import Version
 
 import neartime
 from neartime.contract.backends import Placement
@@ -397,6 +399,15 @@ def test_settings_are_those_of_the_server_that_the_chart_does_not_set_itself() -
 def test_placements_fields_are_those_that_the_server_reads() -> None:
     placement = SCHEMA["properties"]["backends"]["items"]["properties"]["placement"]
     assert set(placement["properties"]) == set(Placement.model_fields)
+
+
+def test_the_chart_is_newer_than_the_one_that_is_upgraded_from() -> None:
+    with tarfile.open(BEFORE) as packed:
+        file = packed.extractfile("neartime/Chart.yaml")
+        assert file is not None
+        before = yaml.safe_load(file)["version"]
+    now = yaml.safe_load((CHART / "Chart.yaml").read_text())["version"]
+    assert Version(before) < Version(now)
 
 
 def test_the_chart_states_the_version_and_the_contract_of_its_server() -> None:
