@@ -73,6 +73,7 @@ def pods(settings: Settings, placements: Mapping[str, Placement], installation: 
             nats=settings.kubernetes_nats,
             pending=settings.kubernetes_pending,
             longest=settings.session_max_ttl + LONGER,
+            spares=settings.kubernetes_spares,
         )
     except ValueError as error:
         raise ConfigurationError(f"NEARTIME_KUBERNETES_NATS: {error}") from error
@@ -87,7 +88,8 @@ def builder(
     """
     maker = _maker(settings)
     remote = _remote(settings, maker, placements or {}, installation)
-    return ImageBuilder(settings.home, maker, settings.base_image, remote)
+    ahead = settings.executor == "kubernetes" and settings.kubernetes_spares > 0
+    return ImageBuilder(settings.home, maker, settings.base_image, remote, ahead=ahead)
 
 
 def _remote(

@@ -110,6 +110,9 @@ class Settings:
     kubernetes_pending: float = 300.0
     """Seconds that a pod may wait for an image that can't be had, or for a place that no node has, before its job fails
     with what the cluster says. A pull that makes progress may take longer."""
+    kubernetes_spares: int = 0
+    """Pods that wait for a session with Qiskit imported, for each kind of placement: the first job of a session whose
+    program has no requirements runs in one at once. Each holds the cores and memory that a program has by default."""
 
     # --- limits
     max_body_bytes: int = 512 << 20

@@ -100,7 +100,7 @@ def test_the_server_may_touch_pods_of_workers_and_nothing_else(values: str) -> N
     assert role["metadata"]["namespace"] == binding["metadata"]["namespace"] == workers != "neartime"
     allowed = {resource: rule["verbs"] for rule in role["rules"] for resource in rule["resources"]}
     assert allowed == {
-        "pods": ["create", "get", "list", "watch", "delete"],
+        "pods": ["create", "get", "list", "watch", "patch", "delete"],
         "pods/attach": ["create", "get"],
         "pods/log": ["get"],
         "events": ["list"],
@@ -153,6 +153,7 @@ def test_the_smallest_values_make_all_that_is_needed() -> None:
         "NEARTIME_EXECUTOR": "kubernetes",
         "NEARTIME_KUBERNETES_NAMESPACE": "lab-neartime-workers",
         "NEARTIME_KUBERNETES_PENDING": "300",
+        "NEARTIME_KUBERNETES_SPARES": "0",
         "NEARTIME_BUILDER": "registry",
         "NEARTIME_PACKAGES": "job",
         "NEARTIME_PACKAGES_MEMORY": "2Gi",

@@ -51,6 +51,14 @@ def main(backend, user_messenger):
         except BaseException:
             pass
 """
+TOOL = "import lab_tool\n\ndef main(backend, user_messenger):\n    return lab_tool.TOOL\n"
+READS = """
+from pathlib import Path
+
+def main(backend, user_messenger):
+    here = Path(__file__).parent
+    return [str(here), int((here / "number.txt").read_text())]
+"""
 RESUMES = """
 import time
 
@@ -103,6 +111,38 @@ def test_the_vqe_template_runs_in_a_session_of_pods_and_its_energies_are_heard(
         assert len(workers(cluster, namespace)) == 1  # the second job found the first one's
     assert len(heard) > 2
     until(lambda: workers(cluster, namespace) == [], 60)
+
+
+def test_the_first_job_of_a_session_runs_in_a_pod_that_has_waited_for_it(
+    cluster: Cluster, cluster_images: ClusterImages, tmp_path: Path
+) -> None:
+    (tmp_path / "program.py").write_text(READS)
+    (tmp_path / "number.txt").write_text("42")
+    options = {"backend": "aer"}
+    with (
+        fresh_namespace(cluster, "pool") as namespace,
+        in_pods(cluster, namespace, cluster_images, kubernetes_spares=1) as runtime,
+        runtime.service() as service,
+    ):
+
+        def waiting() -> list[str]:
+            spares = cluster.core.list_namespaced_pod(namespace, label_selector="neartime.io/spare").items
+            return [pod.metadata.name for pod in spares if pod.status.phase == "Running"]
+
+        service.upload_program(tmp_path, name="reads")
+        service.upload_program(TOOL, name="tool", requirements=["lab-tool"])
+        (first,) = until(waiting, 90)
+        with Session(service, backend="aer") as session:
+            place, number = session.run("reads").result(timeout=60)
+            assert (place.split("/")[1], number) == ("tmp", 42)
+            assert session.run("reads").result(timeout=60) == [place, 42]
+            assert workers(cluster, namespace) == [first]
+        (second,) = until(waiting, 90)
+        assert second != first  # whoever comes next finds nothing of the session before
+        assert service.run("tool", {}, options).result(timeout=180) == 41
+        assert waiting() == [second]
+        until(lambda: workers(cluster, namespace) == [], 60)
+        assert service.run("reads", {}, options).result(timeout=60)[1] == 42
 
 
 def test_a_server_that_dies_in_the_middle_of_a_job_costs_no_message(

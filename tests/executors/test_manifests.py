@@ -13,6 +13,7 @@ from unit import samples
 from neartime.contract.backends import BackendConfig, Placement
 from neartime.contract.jobs import ReasonCode
 from neartime.contract.launch import Launch
+from neartime.contract.programs import Resources
 from neartime_server.executors import Exited, manifests, pods
 from neartime_server.executors.patches import merged
 
@@ -34,6 +35,47 @@ OUTLASTED = [
     {"key": f"node.kubernetes.io/{state}", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 60}
     for state in ("not-ready", "unreachable")
 ]
+
+
+def test_a_spare_is_a_worker_that_is_nobodys_yet() -> None:
+    given = Placement(node_selector={"tier": "quantum"})
+    kind = manifests.kind(PLACE, given, Resources())
+    made = manifests.spare("spare-1", PLACE, kind, installation="cafe", placement=given, patience=3600)
+    worker = pod(given)
+    labels = {"app.kubernetes.io/name", "app.kubernetes.io/managed-by", "neartime.io/installation"}
+    kept = {name: value for name, value in worker["metadata"]["labels"].items() if name in labels}
+    assert made["metadata"] == {"name": "spare-1", "labels": {**kept, "neartime.io/spare": kind}}
+    del worker["spec"]["activeDeadlineSeconds"]  # it gets one with its worker
+    worker["spec"]["containers"][0]["command"] += ["--patience", "3600"]
+    assert made["spec"] == worker["spec"]
+
+
+def test_what_makes_a_spare_a_workers_is_one_patch_that_fails_where_it_is_taken() -> None:
+    assert manifests.claim(launch(), "beef", 100.2) == [
+        {"op": "test", "path": "/metadata/labels/neartime.io~1spare", "value": "beef"},
+        {"op": "remove", "path": "/metadata/labels/neartime.io~1spare"},
+        {"op": "add", "path": "/metadata/labels/neartime.io~1worker", "value": "w1"},
+        {"op": "add", "path": "/metadata/labels/neartime.io~1session", "value": "s1"},
+        {"op": "add", "path": "/metadata/labels/neartime.io~1program", "value": "vqe"},
+        {"op": "add", "path": "/metadata/labels/neartime.io~1backend", "value": launch().backend.name},
+        {"op": "add", "path": "/spec/activeDeadlineSeconds", "value": 101},
+    ]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        (Where("sha256:1", PLACE.python, PLACE.image), Placement(), Resources()),
+        (Where(None, Path("/usr/bin/python4"), PLACE.image), Placement(), Resources()),
+        (Where(None, PLACE.python, "lab.example/vqe@sha256:" + "34" * 32), Placement(), Resources()),
+        (PLACE, Placement(promised=0.5), Resources()),
+        (PLACE, Placement(), Resources(cpu=2)),
+        (PLACE, Placement(), Resources(memory="3Gi")),
+    ],
+)
+def test_spares_of_a_kind_are_alike_in_all_that_a_worker_could_miss(other: Any) -> None:
+    assert manifests.kind(PLACE, Placement(), Resources()) == manifests.kind(PLACE, Placement(), Resources())
+    assert manifests.kind(*other) != manifests.kind(PLACE, Placement(), Resources())
 
 
 def test_the_pod_of_a_worker_is_restricted_and_has_nothing_that_is_secret() -> None:

@@ -84,6 +84,10 @@ class Cluster:
     def create(self, pod: Object) -> Object:
         return _read(self._core.create_namespaced_pod(self.namespace, pod, **_options()))
 
+    def patch(self, name: str, changes: list[Object]) -> Object:
+        """Carries out a JSON patch on a pod, all of it or nothing. Source: RFC 6902."""
+        return _read(self._core.patch_namespaced_pod(name, self.namespace, changes, **_options()))
+
     def delete(self, name: str, grace: int, uid: str | None = None) -> bool:
         """Whether there was one. It goes when its containers have ended, `grace` seconds later at the latest."""
         body: Object = {"gracePeriodSeconds": grace}

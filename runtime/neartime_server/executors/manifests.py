@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -22,11 +23,13 @@ from neartime_server.executors.patches import merged
 from neartime_server.executors.protocol import Place
 
 LABEL: Final = "neartime.io/"
-INSTALLATION, WORKER = f"{LABEL}installation", f"{LABEL}worker"
-"""Labels: which servers' pod it is, and which worker's."""
+INSTALLATION, WORKER, SPARE = f"{LABEL}installation", f"{LABEL}worker", f"{LABEL}spare"
+"""Labels: which servers' pod it is, and which worker's; or, of one that is nobody's yet, of what kind it is."""
 BUILDER: Final = f"{LABEL}builder"
 """Label of Jobs that fetch packages, and of their pods: which servers' they are. An executor looks past them."""
 CONTAINER: Final = "worker"
+PROGRAM: Final = "/tmp/neartime/program"
+"""Where a worker that took a spare has its program's files."""
 USER: Final = 65532
 """Nobody's number."""
 TEMPORARY_SHARE: Final = 2
@@ -55,22 +58,78 @@ def pod(launch: Launch, place: Place, *, installation: str, longest: float, plac
         installation: stands for the servers whose pod it is.
         longest: seconds that a worker may live; Kubernetes ends it then.
     """
-    manifest = Manifest.model_validate(launch.manifest)
-    labels = {
-        "app.kubernetes.io/name": "neartime-worker",
-        "app.kubernetes.io/managed-by": "neartime",
-        INSTALLATION: installation,
-        WORKER: launch.worker_id,
-        f"{LABEL}session": launch.session_id,
-        f"{LABEL}program": slug(manifest.name),
-        f"{LABEL}backend": slug(launch.backend.name),
-    }
-    command = [str(place.python), "-m", "neartime_runner", "worker", "-", "--answer"]
+    resources = Manifest.model_validate(launch.manifest).resources
+    labels = {**_of_workers(installation), **_whose(launch)}
     made = _restricted(
-        pod_name(launch.worker_id), labels, place.image or "", command, manifest.resources, placement, longest
+        pod_name(launch.worker_id), labels, place.image or "", _worker(place), resources, placement, longest
     )
     made["spec"]["containers"][0] |= {"stdin": True}
     return merged(made, placement.patch)
+
+
+def spare(name: str, place: Place, kind: str, *, installation: str, placement: Placement, patience: int) -> Object:
+    """A pod that becomes a worker when it gets a launch document.
+
+    Args:
+        patience: seconds after which it ends if it gets none. It has no deadline until then: one that is set can only
+            be shortened.
+    """
+    labels = {**_of_workers(installation), SPARE: kind}
+    command = [*_worker(place), "--patience", str(patience)]
+    made = _restricted(name, labels, place.image or "", command, Resources(), placement, None)
+    made["spec"]["containers"][0] |= {"stdin": True}
+    return merged(made, placement.patch)
+
+
+def kind(place: Place, placement: Placement, resources: Resources) -> str:
+    """What a spare is, as a label's value: only a worker of the same kind can take it."""
+    parts = [place.digest, place.image, str(place.python), placement.model_dump(mode="json"), resources.model_dump()]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def claim(launch: Launch, kind: str, seconds: float) -> list[Object]:
+    """What makes a spare of this kind a launch's worker, and fails where it is another's. Source: RFC 6902.
+
+    Args:
+        seconds: after its start, when Kubernetes ends it.
+    """
+    labels = [
+        {"op": "add", "path": f"/metadata/labels/{_pointer(name)}", "value": value}
+        for name, value in _whose(launch).items()
+    ]
+    own = f"/metadata/labels/{_pointer(SPARE)}"
+    return [
+        {"op": "test", "path": own, "value": kind},
+        {"op": "remove", "path": own},
+        *labels,
+        {"op": "add", "path": "/spec/activeDeadlineSeconds", "value": math.ceil(seconds)},
+    ]
+
+
+def _pointer(name: str) -> str:
+    """Source: RFC 6901."""
+    return name.replace("~", "~0").replace("/", "~1")
+
+
+def _of_workers(installation: str) -> dict[str, str]:
+    return {
+        "app.kubernetes.io/name": "neartime-worker",
+        "app.kubernetes.io/managed-by": "neartime",
+        INSTALLATION: installation,
+    }
+
+
+def _whose(launch: Launch) -> dict[str, str]:
+    return {
+        WORKER: launch.worker_id,
+        f"{LABEL}session": launch.session_id,
+        f"{LABEL}program": slug(str(launch.manifest["name"])),
+        f"{LABEL}backend": slug(launch.backend.name),
+    }
+
+
+def _worker(place: Place) -> list[str]:
+    return [str(place.python), "-m", "neartime_runner", "worker", "-", "--answer"]
 
 
 def check(place: Place, name: str, *, installation: str, seconds: float, placement: Placement) -> Object:
@@ -134,13 +193,13 @@ def _restricted(
     command: list[str],
     resources: Resources,
     placement: Placement,
-    longest: float,
+    longest: float | None,
 ) -> Object:
     limits = {"cpu": f"{round(resources.cpu * 1000)}m", "memory": resources.memory, **placement.resources}
     requests = {**limits, "cpu": f"{max(1, round(resources.cpu * placement.promised * 1000))}m"}
     spec: Object = {
         "restartPolicy": "Never",
-        "activeDeadlineSeconds": math.ceil(longest),
+        **({} if longest is None else {"activeDeadlineSeconds": math.ceil(longest)}),
         "terminationGracePeriodSeconds": GRACE,
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from neartime.contract.jobs import ReasonCode
 from neartime_server.executors import reasons
-from neartime_server.executors.manifests import WORKER
+from neartime_server.executors.manifests import SPARE, WORKER
 from neartime_server.executors.protocol import Exited
 
 Object = dict[str, Any]
@@ -53,6 +53,12 @@ class Obstacle:
 def worker_of(pod: Object) -> str | None:
     worker: str | None = pod["metadata"].get("labels", {}).get(WORKER)
     return worker
+
+
+def spare_of(pod: Object) -> str | None:
+    """What kind of a spare it is; None where it is none, or none any more."""
+    kind: str | None = pod.get("metadata", {}).get("labels", {}).get(SPARE)
+    return kind
 
 
 def runs(pod: Object) -> bool:

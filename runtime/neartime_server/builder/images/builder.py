@@ -15,12 +15,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final, Protocol
 
 from neartime.contract.problem import ErrorCode
-from neartime.contract.programs import Manifest
+from neartime.contract.programs import Manifest, digest
 from neartime.errors import InvalidReference
 from neartime.oci import Reference
+from neartime.packaging import pack
 from neartime_server.builder import needs, uv
 from neartime_server.builder.images.layers import Layer, Layers
-from neartime_server.builder.images.recipe import LABEL, PACKAGES, PROGRAM, RUNNER, Base, Recipe
+from neartime_server.builder.images.recipe import ENVIRONMENTS, LABEL, PACKAGES, PROGRAM, RUNNER, Base, Recipe
 from neartime_server.builder.images.remote import Remote
 from neartime_server.builder.locks import Locks
 from neartime_server.builder.once import Once
@@ -74,14 +75,21 @@ class ImageBuilder:
     """Keeps layers in a home, and has a maker make images of them."""
 
     def __init__(
-        self, home: Path, maker: ImageMaker, base: str, remote: Callable[[Layers], Remote] | None = None
+        self,
+        home: Path,
+        maker: ImageMaker,
+        base: str,
+        remote: Callable[[Layers], Remote] | None = None,
+        *,
+        ahead: bool = False,
     ) -> None:
         """
         Args:
             base: reference of the image that programs are built on; `{python}` in it stands for a minor version.
             remote: makes what fetches packages elsewhere; without, they are fetched here.
+            ahead: whether the image that programs without requirements share is made before there is one.
         """
-        self._home, self._maker, self._base = home, maker, base
+        self._home, self._maker, self._base, self._ahead = home, maker, base, ahead
         self._layers = Layers(home / "layers")
         self._remote = remote(self._layers) if remote is not None else None
         self._locks = Locks(home / "layers" / "resolved", home / "logs" / "builds")
@@ -114,8 +122,15 @@ class ImageBuilder:
         image = await self._once(recipe.tag, lambda: self._image(recipe, source, tell))
         return self._built(recipe, image)
 
-    async def ready(self) -> None:
-        return None
+    async def ready(self) -> Built | None:
+        if not self._ahead:
+            return None
+        manifest = Manifest(name=ENVIRONMENTS, description="What programs without requirements run in.")
+
+        async def archive() -> bytes:
+            return pack({})
+
+        return await self.build(Source(manifest, digest(manifest, {}), archive))
 
     async def close(self) -> None:
         await self._locks.close()
