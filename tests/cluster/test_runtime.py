@@ -31,7 +31,27 @@ def main(backend, user_messenger, count=100, pause=0.05):
         time.sleep(pause)
     return count
 """
-SIX = "import six\n\ndef main(backend, user_messenger):\n    return six.__version__\n"
+OBLIGING = """
+import time
+
+def main(backend, user_messenger):
+    user_messenger.publish("begun")
+    while True:
+        time.sleep(0.1)
+"""
+STUBBORN = """
+import signal, time
+
+def main(backend, user_messenger):
+    user_messenger.publish("begun")
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    while True:
+        try:
+            time.sleep(0.1)
+        except BaseException:
+            pass
+"""
+TOOL = "import lab_tool\n\ndef main(backend, user_messenger):\n    return lab_tool.TOOL\n"
 READS = """
 from pathlib import Path
 
@@ -110,7 +130,7 @@ def test_the_first_job_of_a_session_runs_in_a_pod_that_has_waited_for_it(
             return [pod.metadata.name for pod in spares if pod.status.phase == "Running"]
 
         service.upload_program(tmp_path, name="reads")
-        service.upload_program(SIX, name="six", requirements=["six==1.16.0"])
+        service.upload_program(TOOL, name="tool", requirements=["lab-tool"])
         (first,) = until(waiting, 90)
         with Session(service, backend="aer") as session:
             place, number = session.run("reads").result(timeout=60)
@@ -119,15 +139,10 @@ def test_the_first_job_of_a_session_runs_in_a_pod_that_has_waited_for_it(
             assert workers(cluster, namespace) == [first]
         (second,) = until(waiting, 90)
         assert second != first  # whoever comes next finds nothing of the session before
-        assert service.run("six", {}, options).result(timeout=180) == "1.16.0"
+        assert service.run("tool", {}, options).result(timeout=180) == 41
         assert waiting() == [second]
         until(lambda: workers(cluster, namespace) == [], 60)
         assert service.run("reads", {}, options).result(timeout=60)[1] == 42
-
-
-def test_a_program_with_a_requirement_of_its_own_runs_in_a_pod(service: RuntimeService) -> None:
-    service.upload_program(SIX, name="six", requirements=["six==1.16.0"])
-    assert service.run("six", {}, {"backend": "aer"}).result(timeout=180) == "1.16.0"
 
 
 def test_a_server_that_dies_in_the_middle_of_a_job_costs_no_message(
@@ -186,6 +201,41 @@ def test_a_job_whose_pod_is_deleted_fails_with_that_reason(
     assert failed.value.reason_code is ReasonCode.WORKER_LOST
 
 
+def test_a_job_that_does_not_heed_that_its_pod_is_deleted_is_told_the_same(
+    service: RuntimeService, cluster: Cluster, namespace: str
+) -> None:
+    service.upload_program(STUBBORN, name="stays")
+    begun = threading.Event()
+    job = service.run("stays", {}, {"backend": "aer"}, callback=lambda *_: begun.set())
+    assert begun.wait(120)
+    for name in workers(cluster, namespace):
+        cluster.core.delete_namespaced_pod(name, namespace)
+    with pytest.raises(JobFailed, match="its pod was deleted from outside"):
+        job.result(timeout=120)
+
+
+@pytest.mark.parametrize("source", [OBLIGING, STUBBORN], ids=["obliging", "stubborn"])
+def test_a_job_whose_node_is_drained_says_so_in_the_clusters_words(
+    service: RuntimeService, cluster: Cluster, namespace: str, source: str
+) -> None:
+    service.upload_program(source, name="stays")
+    begun = threading.Event()
+    job = service.run("stays", {}, {"backend": "aer"}, callback=lambda *_: begun.set())
+    assert begun.wait(120)
+    evict(cluster, namespace)
+    with pytest.raises(JobFailed, match="its node is being drained") as failed:
+        job.result(timeout=120)
+    assert failed.value.reason_code is ReasonCode.WORKER_LOST
+    assert "told to end" not in str(failed.value)
+
+
+def evict(cluster: Cluster, namespace: str) -> None:
+    """As `kubectl drain` does."""
+    for name in workers(cluster, namespace):
+        eviction = {"metadata": {"name": name, "namespace": namespace}}
+        cluster.core.create_namespaced_pod_eviction(name, namespace, eviction)
+
+
 def test_a_job_with_checkpoints_goes_on_elsewhere_when_its_pod_is_evicted(
     service: RuntimeService, cluster: Cluster, namespace: str
 ) -> None:
@@ -200,9 +250,7 @@ def test_a_job_with_checkpoints_goes_on_elsewhere_when_its_pod_is_evicted(
 
     job = service.run("resumes", {}, {"backend": "aer"}, callback=hear)
     assert half.wait(120)
-    for name in workers(cluster, namespace):
-        eviction = {"metadata": {"name": name, "namespace": namespace}}
-        cluster.core.create_namespaced_pod_eviction(name, namespace, eviction)
+    evict(cluster, namespace)
     assert job.result(timeout=120) >= 15
     job.wait_for_final_state(10)
     assert heard == list(range(60))

@@ -15,6 +15,7 @@ from neartime.contract.jobs import ReasonCode
 from neartime.contract.launch import Launch
 from neartime.contract.programs import Resources
 from neartime_server.executors import Exited, manifests, pods
+from neartime_server.executors.patches import merged
 
 PLACE = Where(None, Path("/usr/bin/python3"), "lab.example/vqe@sha256:" + "12" * 32)
 
@@ -176,11 +177,85 @@ def test_a_placement_says_where_a_pod_runs_and_what_else_it_has() -> None:
     }
 
 
+def test_a_patch_adds_to_lists_that_have_a_key_and_to_tolerations() -> None:
+    before = pod()["spec"]
+    toleration = {"key": "quantum", "operator": "Exists", "effect": "NoSchedule"}
+    spread = {"topologyKey": "zone", "maxSkew": 1, "whenUnsatisfiable": "ScheduleAnyway"}
+    mount = {"name": "calibration", "mountPath": "/calibration", "readOnly": True}
+    volume = {"name": "calibration", "configMap": {"name": "calibration"}}
+    variable = {"name": "OMP_NUM_THREADS", "value": "2"}
+    patch = {
+        "spec": {
+            "containers": [{"name": "worker", "env": [variable], "volumeMounts": [mount]}],
+            "volumes": [volume],
+            "tolerations": [toleration, OUTLASTED[0]],
+            "topologySpreadConstraints": [spread],
+            "dnsConfig": {"nameservers": ["10.0.0.2"]},
+        }
+    }
+    [container] = before["containers"]
+    assert pod(Placement(patch=patch))["spec"] == before | {
+        "containers": [container | {"env": [variable], "volumeMounts": [*container["volumeMounts"], mount]}],
+        "volumes": [*before["volumes"], volume],
+        "tolerations": [*OUTLASTED, toleration],
+        "topologySpreadConstraints": [spread],
+        "dnsConfig": {"nameservers": ["10.0.0.2"]},
+    }
+
+
+def test_of_two_entries_with_one_key_the_patchs_fields_count() -> None:
+    target = {
+        "env": [{"name": "A", "value": "1"}, {"name": "B", "valueFrom": {"fieldRef": {"fieldPath": "x"}}}],
+        "volumes": [{"name": "a", "emptyDir": {"sizeLimit": "1Gi"}}],
+        "args": ["a"],
+        "gone": 1,
+    }
+    patch = {
+        "env": [{"name": "B", "value": "2"}, {"name": "C", "value": "3"}],
+        "volumes": [{"name": "a", "emptyDir": {"medium": "Memory"}}],
+        "args": ["b"],
+        "gone": None,
+    }
+    assert merged(target, patch) == {
+        "env": [{"name": "A", "value": "1"}, {"name": "B", "value": "2"}, {"name": "C", "value": "3"}],
+        "volumes": [{"name": "a", "emptyDir": {"sizeLimit": "1Gi", "medium": "Memory"}}],
+        "args": ["b"],
+    }
+    assert target["env"][1] == {"name": "B", "valueFrom": {"fieldRef": {"fieldPath": "x"}}}, "it was not touched"
+
+
+def of_worker(**fields: Any) -> dict[str, Any]:
+    return {"patch": {"spec": {"containers": [{"name": "worker", **fields}]}}}
+
+
+def volumes(*given: Any) -> dict[str, Any]:
+    return {"patch": {"spec": {"volumes": list(given)}}}
+
+
 @pytest.mark.parametrize(
     ("placement", "words"),
     [
         ({"patch": {"spec": {"hostNetwork": True}}}, "spec.hostNetwork: it can't be patched"),
         ({"patch": {"spec": {"containers": []}}}, "spec.containers: it can't be patched"),
+        (
+            {"patch": {"spec": {"containers": [{"name": "beside", "image": "x"}]}}},
+            "spec.containers: it can't be patched",
+        ),
+        (of_worker(image="x"), "image: it can't be patched"),
+        (of_worker(securityContext={"privileged": True}), "securityContext: it can't be patched"),
+        (of_worker(command=["sh"]), "command: it can't be patched"),
+        (of_worker(env=["A"]), "env: expected tables with a `name` each"),
+        (of_worker(env=[{"name": "PYTHONPATH", "value": "/x"}]), "since the runner is found by it"),
+        (of_worker(env=[{"name": "A", "valueFrom": {"secretKeyRef": {}}}]), "programs would read that Secret"),
+        (of_worker(volumeMounts=[{"name": "a", "mountPath": "/opt/neartime/runner"}]), "hide what a worker needs"),
+        (of_worker(volumeMounts=[{"name": "a", "mountPath": "/opt/../opt"}]), "hide what a worker needs"),
+        (of_worker(volumeMounts=[{"name": "a", "mountPath": "/tmp/"}]), "hide what a worker needs"),
+        (volumes(), "spec.volumes: expected tables"),
+        (volumes({"name": "temporary", "emptyDir": {}}), "since it is a worker's /tmp"),
+        (volumes({"name": "a", "hostPath": {"path": "/"}}), "hostPath: it can't be patched in"),
+        (volumes({"name": "a", "secret": {"secretName": "a"}}), "secret: it can't be patched in"),
+        (volumes({"name": "a", "projected": {}}), "projected: it can't be patched in"),
+        ({"patch": {"spec": {"initContainers": []}}}, "spec.initContainers: it can't be patched"),
         ({"patch": {"spec": {"serviceAccount": "other"}}}, "spec.serviceAccount: it can't be patched"),
         ({"patch": {"spec": {"enableServiceLinks": True}}}, "spec.enableServiceLinks: it can't be patched"),
         ({"patch": {"spec": "none"}}, "spec: expected a table"),
@@ -231,6 +306,73 @@ def test_workers_may_reach_nats_and_the_clusters_dns() -> None:
     for wrong in ("nats.example:4222", "10.0.0.5/40:4222", "/app=nats:4222", "nats/app=a,b:4222"):
         with pytest.raises(ValueError):
             manifests.network_policy("cafe", wrong)
+
+
+def test_a_job_that_fetches_packages_is_restricted_bounded_and_not_tried_twice() -> None:
+    labels = {
+        "app.kubernetes.io/name": "neartime-packages",
+        "app.kubernetes.io/managed-by": "neartime",
+        "neartime.io/builder": "cafe",
+    }
+    placement = Placement(
+        node_selector={"lab": "cold"},
+        image_pull_secrets=["pull"],
+        resources={"nvidia.com/gpu": "1"},
+        service_account="worker",
+        patch={"spec": {"dnsPolicy": "Default"}},
+    )
+    made = manifests.job(
+        "neartime-packages-1", "lab.example/tools@sha256:1", ["python3", "bench"],
+        installation="cafe", bounds=manifests.Bounds("1Gi", "3Gi", 60.5), placement=placement,
+    )  # fmt: skip
+    worker = pod()["spec"]
+    assert made == {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": "neartime-packages-1", "labels": labels},
+        "spec": {
+            "backoffLimit": 0,
+            "activeDeadlineSeconds": 61,
+            "ttlSecondsAfterFinished": 20,
+            "template": {
+                "metadata": {"labels": labels},
+                "spec": {
+                    "restartPolicy": "Never",
+                    "terminationGracePeriodSeconds": 1,
+                    "automountServiceAccountToken": False,
+                    "enableServiceLinks": False,
+                    "securityContext": worker["securityContext"],
+                    "nodeSelector": {"lab": "cold"},
+                    "tolerations": OUTLASTED,
+                    "imagePullSecrets": [{"name": "pull"}],
+                    "containers": [
+                        {
+                            "name": "packages",
+                            "image": "lab.example/tools@sha256:1",
+                            "imagePullPolicy": "IfNotPresent",
+                            "command": ["python3", "bench"],
+                            "resources": {
+                                "requests": {"cpu": "100m", "memory": str(128 << 20)},
+                                "limits": {"cpu": "2000m", "memory": "1Gi"},
+                            },
+                            "securityContext": worker["containers"][0]["securityContext"],
+                            "volumeMounts": [{"name": "temporary", "mountPath": "/tmp"}],
+                        }
+                    ],
+                    "volumes": [{"name": "temporary", "emptyDir": {"sizeLimit": "3Gi"}}],
+                },
+            },
+        },
+    }
+
+
+def test_no_policy_and_no_watch_of_workers_takes_a_job_for_one() -> None:
+    policy = manifests.packages_policy("cafe", "10.0.0.5/32:443")
+    assert policy["metadata"]["name"] == "neartime-packages-cafe"
+    assert policy["spec"]["podSelector"] == {"matchLabels": {"neartime.io/builder": "cafe"}}
+    assert policy["spec"]["ingress"] == []
+    workers = manifests.network_policy("cafe", "10.0.0.5/32:4222")["spec"]["podSelector"]["matchLabels"]
+    assert not workers.keys() & policy["spec"]["podSelector"]["matchLabels"].keys()
 
 
 def test_a_label_stands_for_one_name() -> None:
@@ -343,6 +485,18 @@ def test_what_keeps_a_pod_from_running_is_told_in_the_clusters_words(
 def test_a_pod_that_is_on_its_way_has_no_obstacle() -> None:
     assert pods.obstacle(saying(phase="Pending")) is None
     assert pods.obstacle(saying(containerStatuses=container(waiting={"reason": "ContainerCreating"}))) is None
+
+
+def test_an_image_is_being_pulled_where_that_is_the_last_thing_that_was_said_of_it() -> None:
+    def said(*reasons: str) -> list[dict[str, str]]:
+        return [{"reason": reason} for reason in reasons]
+
+    assert pods.pulls(said("Scheduled", "Pulling"))
+    assert pods.pulls(said("Pulling", "Failed", "BackOff", "Pulling"))
+    assert not pods.pulls(said("Pulling", "Failed", "BackOff"))
+    assert not pods.pulls(said("Scheduled", "FailedMount"))
+    assert not pods.pulls(said("Pulling", "Pulled", "Created"))
+    assert not pods.pulls([])
 
 
 def test_of_what_is_said_about_a_pod_the_newest_warning_is_told() -> None:

@@ -82,8 +82,8 @@ class KubernetesExecutor:
             placements: of backends, by name.
             nats: where workers reach NATS, as `manifests.network_policy` takes it; None has no policy made: somebody
                 else sees to it.
-            pending: seconds that a pod may wait for its image, or for a place that no node has. For one that others
-                have now it waits as long as it takes.
+            pending: seconds that a pod may wait for an image that can't be had, or for a place that no node has. For
+                a place that others have now, and an image that is being pulled, it waits as long as it takes.
             longest: seconds that a worker may live.
             spares: pods that wait for a session, for each kind of placement.
         """
@@ -124,10 +124,13 @@ class KubernetesExecutor:
         Raises:
             ExecutorError: it is not, after some seconds more, or the API server can't be reached.
         """
+        again = worker_id in self._stopped
         self._stopped.add(worker_id)
         await self._starts.over(worker_id)
         await self._pods.open()
         name = self._name(worker_id)
+        if not again and pods.leaves(self._pods.get(name)):  # somebody else had a reason before, and it counts
+            self._stopped.discard(worker_id)
         uid = self._uid(name)
         if uid is None or not await self._call(self._cluster.delete, name, max(1, math.ceil(grace)), uid):
             self._note(Exited(worker_id, None, None, "it was not running"))
@@ -332,18 +335,23 @@ class KubernetesExecutor:
             return None
 
         while (found := await self._decided(name, decide)) is None:
-            if not seen.crowded:  # or there is room when others have ended
-                said = seen.words or await self._told(name) or "nobody says why"
-                raise ExecutorError(f"its pod did not run within {self._pending:g} s: {said}")
+            if seen.crowded:
+                continue  # there is room when others have ended
+            events = await self._told(name)
+            if not seen.words and pods.pulls(events):
+                log.info("pod %s waits: its image is still being pulled", name)
+                continue
+            said = seen.words or pods.told(events) or "nobody says why"
+            raise ExecutorError(f"its pod did not run within {self._pending:g} s: {said}")
         if isinstance(found, pods.Obstacle):
             raise ExecutorError(found.words)
 
-    async def _told(self, name: str) -> str:
+    async def _told(self, name: str) -> list[Object]:
         try:
-            return pods.told(await self._call(self._cluster.events, name))
+            return await self._call(self._cluster.events, name)
         except ExecutorError as error:  # a server may lack the right to read them
             log.debug("what is said of pod %s can't be read: %s", name, error)
-            return ""
+            return []
 
     async def _decided(self, name: str, decide: Callable[[Object | None], T | None]) -> T | None:
         with contextlib.suppress(asyncio.TimeoutError):

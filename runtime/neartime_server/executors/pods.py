@@ -26,6 +26,8 @@ HOPELESS: Final = frozenset(
 _PULLING: Final = frozenset({"ErrImagePull", "ImagePullBackOff"})
 _REFUSED: Final = ("not found", "unauthorized", "forbidden", "denied", "manifest unknown", "no match for platform")
 """What a registry says that will say it again."""
+_OF_IMAGE: Final = frozenset({"Pulling", "Pulled", "Failed", "BackOff", "ErrImageNeverPull", "InspectFailed"})
+"""Reasons of events about a pod's image."""
 _CROWDED: Final = "No preemption victims found"
 """What the scheduler says where a pod would fit on a node that had nothing else to do."""
 _DISRUPTED: Final = {
@@ -64,6 +66,11 @@ def runs(pod: Object) -> bool:
     return "running" in _state(pod)
 
 
+def leaves(pod: Object | None) -> bool:
+    """Whether it was told to end, by whomever."""
+    return pod is not None and "deletionTimestamp" in pod["metadata"]
+
+
 def obstacle(pod: Object) -> Obstacle | None:
     """What keeps it from running."""
     status = pod.get("status") or {}
@@ -86,6 +93,15 @@ def told(events: Sequence[Object]) -> str:
     said = [one for one in events if one.get("message")]
     warnings = [one for one in said if one.get("type") == "Warning"]
     return str((warnings or said)[-1]["message"]).strip() if said else ""
+
+
+def pulls(events: Sequence[Object]) -> bool:
+    """Whether a node pulls an image at the moment, as far as is said about a pod. `events` are in order.
+
+    A pull that makes no progress is given up by the node itself, which says so.
+    """
+    of_image = [one.get("reason") for one in events if one.get("reason") in _OF_IMAGE]
+    return bool(of_image) and of_image[-1] == "Pulling"
 
 
 def exited(pod: Object, *, stopped: bool, deleted: bool = False) -> Exited | None:
