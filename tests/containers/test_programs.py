@@ -6,40 +6,21 @@ import base64
 import json
 import math
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from engine import Engine
 from qiskit import QuantumCircuit
 from qiskit.quantum_info import SparsePauliOp
-from registries import Registry as Hub
 
 from neartime import RuntimeService, Session, codec
 from neartime.primitives import EstimatorV1, EstimatorV2, SamplerV2
-from neartime_server.testing import Runtime
 
 TEMPLATES = Path(__file__).parents[2] / "program-templates"
 PATIENCE = 400.0
 """Seconds; an image with qiskit-ibm-runtime takes most of a minute, on a busy machine more."""
 pytestmark = pytest.mark.timeout(500)
-
-
-@pytest.fixture(scope="module")
-def contained(engine: Engine, registry: Hub, base: str) -> Iterator[Runtime]:
-    """A runtime whose workers are containers, of images in a registry."""
-    with Runtime(
-        executor="docker", docker_host=engine.url, registry=f"{registry.host}/programs", base_image=base
-    ) as runtime:
-        yield runtime
-
-
-@pytest.fixture(scope="module")
-def service(contained: Runtime) -> Iterator[RuntimeService]:
-    with contained.service() as service:
-        yield service
 
 
 def ghz(session: Session) -> QuantumCircuit:

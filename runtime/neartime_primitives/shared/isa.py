@@ -6,15 +6,16 @@ from typing import Any
 
 _FREE = frozenset({"barrier", "delay", "store"})
 """What takes no gate."""
-_known: dict[int, tuple[Any, dict[tuple[str, tuple[int, ...]], bool]]] = {}
-"""Of each backend that this process has seen, by id: its target, which some make anew when asked, and what it said."""
+_known: dict[int, tuple[Any, Any, dict[tuple[str, tuple[int, ...]], bool]]] = {}
+"""Each backend that this process has seen, by its id, which is its own as long as it is kept here; its target, which
+some make anew when they are asked; and what that said before."""
 
 
 def require(circuit: Any, backend: Any, path: str) -> None:
     """Raises ValueError, which names the first instruction that the backend does not have there, and its qubits."""
     if id(backend) not in _known:
-        _known[id(backend)] = backend.target, {}
-    target, known = _known[id(backend)]
+        _known[id(backend)] = backend, backend.target, {}
+    _, target, known = _known[id(backend)]
     if target.num_qubits is not None and circuit.num_qubits > target.num_qubits:
         raise ValueError(
             f"{path}: the circuit has {circuit.num_qubits} qubits, and the backend {backend.name!r} {target.num_qubits}"

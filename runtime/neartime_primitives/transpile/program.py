@@ -18,8 +18,8 @@ from qiskit.transpiler.preset_passmanagers.plugin import list_stage_plugins
 MOST_KEPT = 16
 """Pass managers; each holds the distances between all qubits of a device."""
 _ELSEWHERE = "a package that brings it goes into the requirements of a program of your own"
-_managers: dict[str, Any] = {}
-"""Those that this process has made, by what was asked for, the one last used at the end."""
+_managers: dict[str, tuple[Any, Any]] = {}
+"""Those that this process has made, by what was asked for, each with its backend; the one last used at the end."""
 
 
 def main(
@@ -42,7 +42,8 @@ def main(
         **{f"{stage}_method": name for stage, name in (methods or {}).items()},
     }
     key = json.dumps([id(backend), asked, high_level_synthesis, passes], sort_keys=True)
-    if (manager := _managers.pop(key, None)) is None:
+    _, manager = _managers.pop(key, (None, None))
+    if manager is None:
         _require_plugins(methods or {}, high_level_synthesis or {})
         if high_level_synthesis:
             from qiskit.transpiler.passes.synthesis import HLSConfig
@@ -53,7 +54,7 @@ def main(
             before = getattr(manager, one["at"], None) or PassManager()
             before.append(_made(one, backend, f"passes[{number}]"))
             setattr(manager, one["at"], before)
-    _managers[key] = manager
+    _managers[key] = backend, manager
     if len(_managers) > MOST_KEPT:
         del _managers[next(iter(_managers))]
     found = manager.run(circuits)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         EstimatorV1,
         EstimatorV1Result,
         ExecutionV1Options,
+        ResilienceV1Options,
         SamplerV1,
         SamplerV1Result,
         V1Options,
@@ -50,6 +51,7 @@ __all__ = [
     "ExecutionV1Options",
     "MeasureNoiseLearningOptions",
     "ResilienceOptions",
+    "ResilienceV1Options",
     "SamplerExecutionOptions",
     "SamplerOptions",
     "SamplerV1",
@@ -61,8 +63,8 @@ __all__ = [
     "ZneOptions",
 ]
 
-_V1 = ("EstimatorV1", "EstimatorV1Result", "ExecutionV1Options", "SamplerV1", "SamplerV1Result", "V1Options")
-_MODULES = {"EstimatorV2": "estimator", "SamplerV2": "sampler", **dict.fromkeys(_V1, "v1")}
+_V1 = ["EstimatorV1", "EstimatorV1Result", "ExecutionV1Options", "ResilienceV1Options", "SamplerV1", "SamplerV1Result"]
+_MODULES = {"EstimatorV2": "estimator", "SamplerV2": "sampler", **dict.fromkeys([*_V1, "V1Options"], "v1")}
 
 
 def __getattr__(name: str) -> object:

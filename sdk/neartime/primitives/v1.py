@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import numpy as np
+from pydantic import Field
 from qiskit import QuantumCircuit
 from qiskit.result import QuasiDistribution
 
@@ -31,11 +32,24 @@ class ExecutionV1Options(Options):
     """Whether each shot begins with all qubits in their ground state; a simulator has nothing to heed."""
 
 
+class ResilienceV1Options(Options):
+    """How an Estimator's extrapolation is done, where its program takes that."""
+
+    noise_factors: Sequence[Annotated[float, Field(ge=1)]] | None = None
+    """How much stronger noise is made, each. None: the program's default."""
+    extrapolator: (
+        Literal["LinearExtrapolator", "QuadraticExtrapolator", "CubicExtrapolator", "QuarticExtrapolator"] | None
+    ) = None
+    """By which curve. None: the program's default."""
+
+
 class V1Options(Options):
     """Options of a `SamplerV1` and of an `EstimatorV1`."""
 
     resilience_level: int | None = None
     """As the program has them: one that it has not is refused when a job is run. None: the program's default."""
+    resilience: ResilienceV1Options = ResilienceV1Options()
+    """How an Estimator's extrapolation is done, where its program takes that."""
     execution: ExecutionV1Options = ExecutionV1Options()
     """How circuits are run."""
     simulator: SimulatorOptions = SimulatorOptions()
@@ -52,6 +66,8 @@ class V1Options(Options):
             told["seed"] = self.simulator.seed_simulator
         if self.resilience_level is not None:
             told["resilience_level"] = self.resilience_level
+        if asked := self.resilience.model_dump(exclude_none=True):
+            told["resilience"] = asked
         return told
 
     def for_job(self) -> dict[str, Any]:
