@@ -53,9 +53,9 @@ def main(
 
 
 def _run(backend: Any, pub: EstimatorPub, seed: int | None, exact: bool) -> Any:
-    noise_on(backend, pub)
     if not exact:
-        return BackendEstimatorV2(backend=backend, options={"seed_simulator": seed}).run([pub]).result()[0]
+        with noise_on(backend, pub):
+            return BackendEstimatorV2(backend=backend, options={"seed_simulator": seed}).run([pub]).result()[0]
     if (estimator := _estimators.get(id(backend))) is None:
         from qiskit_aer.primitives import EstimatorV2
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from qiskit_aer.noise import NoiseModel
@@ -18,14 +19,15 @@ class Written(NoiseModel):  # type: ignore[misc]
     circuit on four of them. The noise must not change any more.
     """
 
-    def __init__(self, noise: NoiseModel, threads: int | None) -> None:
-        """`threads`: how many its backend may use, as its operator has said; None for all."""
+    def __init__(self, noise: NoiseModel) -> None:
         self.__dict__.update(noise.__dict__)
-        self.threads = threads
         self._whole = self._told = noise.to_dict(serializable=True)
 
-    def restrict(self, qubits: Iterable[int]) -> None:
-        """The next runs have gates and measurements on these qubits of the device alone."""
+    def restrict(self, qubits: Iterable[int] | None) -> None:
+        """The next runs have gates and measurements on these qubits of the device alone; None: on any."""
+        self._told = self._whole
+        if qubits is None:
+            return
         there = set(qubits)
         self._told = {
             **self._whole,
@@ -40,16 +42,18 @@ class Written(NoiseModel):  # type: ignore[misc]
         return self._told if serializable else super().to_dict()
 
 
-def noise_on(backend: Any, pub: Any) -> None:
-    """The backend's noise model, where it has one by now, is written, and restricted to the qubits of a PUB.
+@contextmanager
+def noise_on(backend: Any, pub: Any) -> Iterator[None]:
+    """While it lasts, the backend's noise model, if it has one by now, is told as far as a PUB has to do with it.
 
     A simulated device makes its noise model in its first run. It uses one thread where the PUB is small.
     """
-    noise = getattr(backend.options, "noise_model", None)
+    noise = getattr(getattr(backend, "options", None), "noise_model", None)
     if not isinstance(noise, NoiseModel):
+        yield
         return
     if not isinstance(noise, Written):
-        noise = Written(noise, getattr(backend.options, "max_parallel_threads", None))
+        noise = Written(noise)
         backend.set_options(noise_model=noise)
     circuit = pub.circuit
     qubits = {circuit.find_bit(qubit).index for one in circuit.data for qubit in one.qubits}
@@ -58,10 +62,18 @@ def noise_on(backend: Any, pub: Any) -> None:
         for observable in observables.ravel():
             for term in observable:
                 qubits.update(place for place, letter in enumerate(reversed(term)) if letter != "I")
+    # With noise, a state is a matrix: as large as one of twice as many qubits.
+    alone = hasattr(backend.options, "max_parallel_threads") and _alone(circuit, 2 * len(qubits))
+    several = backend.options.max_parallel_threads if alone else None
     noise.restrict(qubits)
-    if hasattr(backend.options, "max_parallel_threads"):
-        # With noise, a state is a matrix: as large as one of twice as many qubits.
-        backend.set_options(max_parallel_threads=1 if _alone(circuit, 2 * len(qubits)) else noise.threads)
+    if alone:
+        backend.set_options(max_parallel_threads=1)
+    try:
+        yield
+    finally:
+        noise.restrict(None)
+        if alone:
+            backend.set_options(max_parallel_threads=several)
 
 
 def threads(circuit: Any) -> dict[str, int]:

@@ -16,7 +16,11 @@ _samplers: dict[int, Any] = {}
 
 def sample(backend: Any, pub: SamplerPub, seed: int | None) -> Any:
     """The `SamplerPubResult` of a PUB."""
-    noise_on(backend, pub)
+    with noise_on(backend, pub):
+        return _sample(backend, pub, seed)
+
+
+def _sample(backend: Any, pub: SamplerPub, seed: int | None) -> Any:
     if not is_aer(backend):
         return BackendSamplerV2(backend=backend, options={"seed_simulator": seed}).run([pub]).result()[0]
     if (sampler := _samplers.get(id(backend))) is None:
