@@ -30,24 +30,41 @@ if TYPE_CHECKING:
         ZneOptions,
     )
     from neartime.primitives.sampler import SamplerV2
+    from neartime.primitives.v1 import (
+        EstimatorV1,
+        EstimatorV1Result,
+        ExecutionV1Options,
+        ResilienceV1Options,
+        SamplerV1,
+        SamplerV1Result,
+        V1Options,
+    )
 
 __all__ = [
     "DynamicalDecouplingOptions",
     "EnvironmentOptions",
     "EstimatorOptions",
+    "EstimatorV1",
+    "EstimatorV1Result",
     "EstimatorV2",
     "ExecutionOptions",
+    "ExecutionV1Options",
     "MeasureNoiseLearningOptions",
     "ResilienceOptions",
+    "ResilienceV1Options",
     "SamplerExecutionOptions",
     "SamplerOptions",
+    "SamplerV1",
+    "SamplerV1Result",
     "SamplerV2",
     "SimulatorOptions",
     "TwirlingOptions",
+    "V1Options",
     "ZneOptions",
 ]
 
-_MODULES = {"EstimatorV2": "estimator", "SamplerV2": "sampler"}
+_V1 = ["EstimatorV1", "EstimatorV1Result", "ExecutionV1Options", "ResilienceV1Options", "SamplerV1", "SamplerV1Result"]
+_MODULES = {"EstimatorV2": "estimator", "SamplerV2": "sampler", **dict.fromkeys([*_V1, "V1Options"], "v1")}
 
 
 def __getattr__(name: str) -> object:
