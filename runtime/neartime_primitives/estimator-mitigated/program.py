@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import isa
 from delivery import Delivery
 from observables import in_paulis
+from pubs import coerced
 from qiskit.primitives.containers.estimator_pub import EstimatorPub
 from qiskit_ibm_runtime.executor_estimator import EstimatorV2
 
@@ -26,10 +26,8 @@ def main(
     if resilience_level is not None:
         chosen["resilience_level"] = resilience_level
     estimator = EstimatorV2(mode=backend, options=chosen)
-    coerced = [EstimatorPub.coerce(pub if isinstance(pub, EstimatorPub) else tuple(pub), precision) for pub in pubs]
-    for number, pub in enumerate(coerced):
-        isa.require(pub.circuit, backend, f"pubs[{number}]")
-    delivery = Delivery(user_messenger, len(coerced), stream)
-    for pub in coerced:
+    asked = coerced(EstimatorPub, pubs, precision, backend)
+    delivery = Delivery(user_messenger, len(asked), stream)
+    for pub in asked:
         delivery.finished(estimator.run([in_paulis(pub)]).result()[0])
     return delivery.result()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import isa
 from delivery import Delivery
+from pubs import coerced
 from qiskit.primitives.containers.sampler_pub import SamplerPub
 from qiskit_ibm_runtime.executor_sampler import SamplerV2
 
@@ -21,10 +21,8 @@ def main(
     support_qiskit: bool = True,
 ) -> Any:
     sampler = SamplerV2(mode=backend, options={**(options or {}), "experimental": {"local_mode": True}})
-    coerced = [SamplerPub.coerce(pub if isinstance(pub, SamplerPub) else tuple(pub), shots) for pub in pubs]
-    for number, pub in enumerate(coerced):
-        isa.require(pub.circuit, backend, f"pubs[{number}]")
-    delivery = Delivery(user_messenger, len(coerced), stream)
-    for pub in coerced:
+    asked = coerced(SamplerPub, pubs, shots, backend)
+    delivery = Delivery(user_messenger, len(asked), stream)
+    for pub in asked:
         delivery.finished(sampler.run([pub]).result()[0])
     return delivery.result()
