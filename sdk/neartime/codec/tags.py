@@ -32,6 +32,7 @@ RESULT = "Result"
 NOISE_MODEL = "NoiseModel"
 SPARSE_MATRIX = "spmatrix"
 TO_JSON = "to_json"
+JSON = "_json"
 
 # Our own.
 DICT = "neartime.dict"
@@ -52,6 +53,10 @@ SPARSE_OBSERVABLE = "neartime.SparseObservable"
 COUPLING_MAP = "neartime.CouplingMap"
 SAMPLER_PUB = "neartime.SamplerPub"
 ESTIMATOR_PUB = "neartime.EstimatorPub"
+NOISE_LEARNER_RESULT = "neartime.NoiseLearnerResult"
+
+NAMED = frozenset({SETTINGS, JSON, NOISE_LEARNER_RESULT})
+"""Those that have more beside them than a value."""
 
 STREAMED = "neartime.streamed"
 """Stands inside this package for a value whose text is written later; never on the wire."""

@@ -15,13 +15,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from neartime.layers import LayerError, NoiseLearnerResult, PauliLindbladError
     from neartime.primitives.estimator import EstimatorV2
+    from neartime.primitives.noise_learner import NoiseLearner
     from neartime.primitives.options import (
         DynamicalDecouplingOptions,
         EnvironmentOptions,
         EstimatorOptions,
         ExecutionOptions,
+        LayerNoiseLearningOptions,
         MeasureNoiseLearningOptions,
+        NoiseLearnerOptions,
+        PecOptions,
         ResilienceOptions,
         SamplerExecutionOptions,
         SamplerOptions,
@@ -37,7 +42,14 @@ __all__ = [
     "EstimatorOptions",
     "EstimatorV2",
     "ExecutionOptions",
+    "LayerError",
+    "LayerNoiseLearningOptions",
     "MeasureNoiseLearningOptions",
+    "NoiseLearner",
+    "NoiseLearnerOptions",
+    "NoiseLearnerResult",
+    "PauliLindbladError",
+    "PecOptions",
     "ResilienceOptions",
     "SamplerExecutionOptions",
     "SamplerOptions",
@@ -47,7 +59,14 @@ __all__ = [
     "ZneOptions",
 ]
 
-_MODULES = {"EstimatorV2": "estimator", "SamplerV2": "sampler"}
+_MODULES = {
+    "EstimatorV2": "primitives.estimator",
+    "LayerError": "layers",
+    "NoiseLearner": "primitives.noise_learner",
+    "NoiseLearnerResult": "layers",
+    "PauliLindbladError": "layers",
+    "SamplerV2": "primitives.sampler",
+}
 
 
 def __getattr__(name: str) -> object:
@@ -55,7 +74,7 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    value: object = getattr(import_module(f"{__name__}.{_MODULES.get(name, 'options')}"), name)
+    value: object = getattr(import_module(f"neartime.{_MODULES.get(name, 'primitives.options')}"), name)
     globals()[name] = value
     return value
 
