@@ -24,6 +24,9 @@ _SIMULATED = (AerSimulator, GenericBackendV2, FakeBackendV2)
 _DECIMALS = 5
 """To which a simulated angle is rounded, in quarter turns: a gate that is Clifford, but for the last bit of its angle,
 is simulated as one."""
+_SIDE_BY_SIDE = {"max_parallel_experiments": 0}
+"""Many small circuits, as random ones are, keep the cores busy side by side; one after the other, each on all cores,
+they take several times as long. The samples are the same."""
 _last: tuple[Any, int | None, Any] | None = None
 """The backend of the run before, its seed, and the sampler that was made of them: a session comes back to it."""
 
@@ -61,6 +64,7 @@ def _sampler(backend: Any, seed: int | None) -> Any:
     if _last is None or _last[0] is not backend or _last[1] != seed:
         if isinstance(backend, _SIMULATED):
             sampler = SamplerV2.from_backend(backend, seed=seed)
+            sampler.options.run_options = _SIDE_BY_SIDE
         else:
             sampler = BackendSamplerV2(backend=backend, options={"seed_simulator": seed})
         _last = backend, seed, sampler
