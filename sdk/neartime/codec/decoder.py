@@ -70,7 +70,7 @@ _MODULES = {
         tags.ESTIMATOR_PUB,
     ],
     "noise": [tags.NOISE_MODEL],
-    "layers": [tags.JSON, tags.NOISE_LEARNER_RESULT],
+    "layers": [tags.JSON, tags.THEIR_NOISE_LEARNER_RESULT, tags.NOISE_LEARNER_RESULT],
     "sparse": [tags.SPARSE_MATRIX],
 }
 _MODULE_OF = {tag: module for module, its_tags in _MODULES.items() for tag in its_tags}

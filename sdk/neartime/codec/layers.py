@@ -57,6 +57,7 @@ def _write_result(result: NoiseLearnerResult, walk: Walk) -> Wire:
 
 
 def _read_result(wire: Any, reading: Reading) -> NoiseLearnerResult:
+    """Of our tag, the object itself; of theirs, its value."""
     data = wire["data"]
     if not all(isinstance(one, LayerError) for one in data):
         raise DecodeError("its data are no LayerErrors")
@@ -69,4 +70,8 @@ WRITERS: dict[type, Writer] = {
     NoiseLearnerResult: _write_result,
 }
 
-READERS: dict[str, Reader] = {tags.JSON: _read_object, tags.NOISE_LEARNER_RESULT: _read_result}
+READERS: dict[str, Reader] = {
+    tags.JSON: _read_object,
+    tags.NOISE_LEARNER_RESULT: _read_result,
+    tags.THEIR_NOISE_LEARNER_RESULT: _read_result,
+}

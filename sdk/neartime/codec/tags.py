@@ -33,6 +33,7 @@ NOISE_MODEL = "NoiseModel"
 SPARSE_MATRIX = "spmatrix"
 TO_JSON = "to_json"
 JSON = "_json"
+THEIR_NOISE_LEARNER_RESULT = "NoiseLearnerResult"
 
 # Our own.
 DICT = "neartime.dict"
