@@ -6,8 +6,9 @@ from typing import Any
 
 _FREE = frozenset({"barrier", "delay", "store"})
 """What takes no gate."""
-_known: dict[int, dict[tuple[str, tuple[int, ...]], bool]] = {}
-"""Of each backend that this process has seen, by id, what its target said before."""
+_known: dict[int, tuple[Any, dict[tuple[str, tuple[int, ...]], bool]]] = {}
+"""Each backend that this process has seen, by its id, which is its own as long as it is kept here; and what its target
+said before."""
 
 
 def require(circuit: Any, backend: Any, path: str) -> None:
@@ -18,7 +19,8 @@ def require(circuit: Any, backend: Any, path: str) -> None:
             f"{path}: the circuit has {circuit.num_qubits} qubits, and the backend {backend.name!r} {target.num_qubits}"
         )
     at = {qubit: number for number, qubit in enumerate(circuit.qubits)}
-    fault = _fault(circuit, at, target, _known.setdefault(id(backend), {}))
+    _, known = _known.setdefault(id(backend), (backend, {}))
+    fault = _fault(circuit, at, target, known)
     if fault is not None:
         name, qubits = fault
         raise ValueError(

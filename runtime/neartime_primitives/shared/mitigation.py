@@ -23,6 +23,8 @@ from qiskit_mitigation.zne import gate_folding
 from neartime.layers import LayerError, NoiseLearnerResult
 
 log = logging.getLogger(__name__)
+_TOLD = "neartime"
+"""Under which a program carries what its result will tell of mitigation."""
 
 
 class Estimator:
@@ -66,17 +68,18 @@ class Estimator:
 
     def run(self, pub: EstimatorPub, number: int) -> Any:
         """The result of the job's PUB of that number."""
+        return finished(self.measured(pub, number))
+
+    def measured(self, pub: EstimatorPub, number: int) -> Any:
+        """What was measured of the job's PUB of that number, a `QuantumProgramResult`."""
         # Two equal PUBs of a job are two samples, also where a seed makes the job repeatable.
         seed = None if self._seed is None else self._seed + number
-        rates = 0.0
-        if self._task in (PEC, PEA):
-            rates = self._amplify(pub.circuit)
+        rates = self._amplify(pub.circuit) if self._task in (PEC, PEA) else 0.0
         with _folding_by(seed):
             program, _ = prepare([pub], self._options, backend=self._backend)
-        result = ClientSideEstimatorDecoder.decode(quantum_programs.run(self._backend, program, seed))[0]
         if self._task is PEC:
-            result.metadata["resilience"] = {"pec": self._overhead(program, rates)}
-        return result
+            program.passthrough_data[_TOLD] = {"pec": self._overhead(program, rates)}
+        return quantum_programs.run(self._backend, program, seed)
 
     def _amplify(self, circuit: Any) -> float:
         """Puts the noise of the circuit's layers into the options; returns the sum of all rates in the circuit."""
@@ -100,6 +103,14 @@ class Estimator:
             "noise_gain": max(0.0, 1.0 - float(np.log(gamma)) / (2 * rates)) if rates else 1.0,
             "num_randomizations": int(program.items[0].shape[0]),
         }
+
+
+def finished(measured: Any) -> Any:
+    """The result of a PUB from what was measured of it."""
+    result = ClientSideEstimatorDecoder.decode(measured)[0]
+    if (told := measured.passthrough_data.get(_TOLD)) is not None:
+        result.metadata["resilience"] = told
+    return result
 
 
 @contextmanager
