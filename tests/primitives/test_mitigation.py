@@ -167,5 +167,19 @@ def test_noise_that_was_learnt_is_amplified_and_extrapolated(
     assert abs(data.evs - 1) < abs(measured[0] - 1)
 
 
+def test_the_first_shape_has_its_levels(session: Session, ghz: QuantumCircuit, learnt: NoiseLearnerResult) -> None:
+    observable = SparsePauliOp(["ZZI", "IZZ", "XXX"], [0.25, 0.25, 0.5]).apply_layout(ghz.layout)
+    inputs = {"circuits": [ghz], "observables": [observable], "shots": 4000, "seed": 1}
+    found = {}
+    for level in (0, 3):
+        resilience = {"layer_noise_model": learnt} if level else {}
+        asked = {**inputs, "resilience_level": level, "resilience": resilience}
+        result = session.run("estimator-v1", asked).result(timeout=PATIENCE)
+        told = result["metadata"][0]
+        found[level] = abs(result["values"][0] - 1), np.sqrt(told["variance"] / told["shots"])
+    assert found[0][0] > found[3][0]
+    assert found[3][0] < 4 * found[3][1]
+
+
 def service(session: Session) -> RuntimeService:
     return session.service
