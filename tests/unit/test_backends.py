@@ -121,9 +121,10 @@ def test_every_field_of_a_backend_is_documented() -> None:
 
 def test_the_example_of_the_documentation_is_a_good_file(tmp_path: Path) -> None:
     page = (DOCS / "reference" / "backends.md").read_text()
-    first, second = (part.partition("```")[0] for part in page.split("```toml\n")[1:])
+    first, second, patch = (part.partition("```")[0] for part in page.split("```toml\n")[1:])
     assert len(load(tmp_path, first).names()) > 1
     assert load(tmp_path, second).get("device_7q").placement.resources == {"nvidia.com/gpu": "1"}
+    assert list(load(tmp_path, second + patch).get("device_7q").placement.patch["spec"]) == ["volumes", "containers"]
 
 
 # --- one that is not there
