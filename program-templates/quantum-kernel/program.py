@@ -92,7 +92,7 @@ def angles(features: np.ndarray, scales: np.ndarray) -> np.ndarray:
 
 
 def embedding(width: int, reps: int, turns) -> QuantumCircuit:
-    """The state that a point becomes, as a circuit (Havlíček et al., arXiv:1804.11326)."""
+    """The state that a point becomes, as a circuit (arXiv:1804.11326)."""
     circuit = QuantumCircuit(width)
     for _ in range(reps):
         circuit.h(range(width))

@@ -1,7 +1,7 @@
 """Zero-noise extrapolation, looked at: one expectation value at several strengths of noise, and what curves make of it.
 
 Noise is made stronger by folding: a two-qubit gate G becomes G G⁻¹ G, which does the same and errs three times as often
-(Giurgica-Tiron et al., arXiv:2005.10921). Readout errors are not amplified, so what they shift stays.
+(arXiv:2005.10921). Readout errors are not amplified, so what they shift stays.
 """
 
 from typing import Annotated, Literal
