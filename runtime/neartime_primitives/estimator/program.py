@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from backends import is_exact, refuse, seed_of
+from backends import is_exact, refuse, run_options, seed_of
 from delivery import Delivery
 from observables import in_paulis, spread
 from pubs import coerced
@@ -60,7 +60,7 @@ def _run(backend: Any, pub: EstimatorPub, seed: int | None, exact: bool) -> Any:
         from qiskit_aer.primitives import EstimatorV2
 
         estimator = _estimators[id(backend)] = EstimatorV2.from_backend(backend)
-    estimator.options.run_options = {} if seed is None else {"seed_simulator": seed}
+    estimator.options.run_options = run_options(backend, pub, seed)
     if not pub.circuit.num_parameters and pub.parameter_values.shape:
         # Aer runs a circuit without parameters once, whatever the shape: the observables take the shape of both.
         pub = EstimatorPub(pub.circuit, spread(pub.observables, pub.shape), precision=pub.precision)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from backends import is_aer
+from backends import is_aer, run_options
 from qiskit.primitives import BackendSamplerV2
 from qiskit.primitives.containers import DataBin, SamplerPubResult
 from qiskit.primitives.containers.sampler_pub import SamplerPub
@@ -21,7 +21,7 @@ def sample(backend: Any, pub: SamplerPub, seed: int | None) -> Any:
         from qiskit_aer.primitives import SamplerV2
 
         sampler = _samplers[id(backend)] = SamplerV2.from_backend(backend)
-    sampler.options.run_options = {} if seed is None else {"seed_simulator": seed}
+    sampler.options.run_options = run_options(backend, pub, seed)
     if pub.circuit.num_parameters or not pub.shape:
         return sampler.run([pub]).result()[0]
     # Aer runs a circuit without parameters once, whatever the shape: all shots are taken of that, and dealt out.
