@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from backends import is_exact, refuse, run_options, seed_of
+from backends import is_exact, refuse, seed_of
 from delivery import Delivery
 from observables import in_paulis, spread
+from prepared import noise_on, threads
 from pubs import coerced
 from qiskit.circuit import Gate
 from qiskit.primitives import BackendEstimatorV2
@@ -55,12 +56,14 @@ def main(
 
 def _run(backend: Any, pub: EstimatorPub, seed: int | None, exact: bool) -> Any:
     if not exact:
-        return BackendEstimatorV2(backend=backend, options={"seed_simulator": seed}).run([pub]).result()[0]
+        with noise_on(backend, pub):
+            return BackendEstimatorV2(backend=backend, options={"seed_simulator": seed}).run([pub]).result()[0]
     if (estimator := _estimators.get(id(backend))) is None:
         from qiskit_aer.primitives import EstimatorV2
 
         estimator = _estimators[id(backend)] = EstimatorV2.from_backend(backend)
-    estimator.options.run_options = run_options(backend, pub, seed)
+    chosen = threads(pub.circuit)
+    estimator.options.run_options = chosen if seed is None else {**chosen, "seed_simulator": seed}
     if not pub.circuit.num_parameters and pub.parameter_values.shape:
         # Aer runs a circuit without parameters once, whatever the shape: the observables take the shape of both.
         pub = EstimatorPub(pub.circuit, spread(pub.observables, pub.shape), precision=pub.precision)

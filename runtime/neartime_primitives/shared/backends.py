@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-PARALLEL_QUBITS = 14
-"""From which on Aer divides a state among threads."""
-
 
 def is_aer(backend: Any) -> bool:
     """Whether it is a simulator of Aer's, which takes many parameter values in one call."""
@@ -18,17 +15,6 @@ def is_aer(backend: Any) -> bool:
 def is_exact(backend: Any) -> bool:
     """Whether it can tell expectation values without sampling, and has no noise that sampling would show."""
     return is_aer(backend) and backend.options.noise_model is None
-
-
-def run_options(backend: Any, pub: Any, seed: int | None) -> dict[str, Any]:
-    """What Aer is told of a run.
-
-    One small circuit without noise keeps to one thread: it gains nothing from more, and waits for them where others
-    compute, too.
-    """
-    small = pub.size == 1 and pub.circuit.num_qubits < PARALLEL_QUBITS and is_exact(backend)
-    options: dict[str, Any] = {"max_parallel_threads": 1} if small else {}
-    return options if seed is None else {**options, "seed_simulator": seed}
 
 
 def refuse(options: dict[str, Any], program: str) -> None:

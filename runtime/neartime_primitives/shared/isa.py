@@ -8,7 +8,7 @@ _FREE = frozenset({"barrier", "delay", "store"})
 """What takes no gate."""
 _known: dict[int, tuple[Any, Any, dict[tuple[str, tuple[int, ...]], bool]]] = {}
 """Each backend that this process has seen, by its id, which is its own as long as it is kept here; its target, which
-Aer makes anew whenever it is asked for; and what that said before."""
+some make anew when they are asked; and what that said before."""
 
 
 def require(circuit: Any, backend: Any, path: str) -> None:

@@ -1,6 +1,6 @@
 """Readout errors taken out of counts: each measured qubit is calibrated, and the outcomes that were seen are reweighed.
 
-The matrix of errors is kept to those outcomes, as in Nation et al., PRX Quantum 2, 040326 (2021): 2^n columns are never
+The matrix of errors is kept to those outcomes, as in PRX Quantum 2, 040326 (2021): 2^n columns are never
 made, and what is left of each column is scaled to a sum of one.
 """
 

@@ -35,13 +35,25 @@ if TYPE_CHECKING:
         ZneOptions,
     )
     from neartime.primitives.sampler import SamplerV2
+    from neartime.primitives.v1 import (
+        EstimatorV1,
+        EstimatorV1Result,
+        ExecutionV1Options,
+        ResilienceV1Options,
+        SamplerV1,
+        SamplerV1Result,
+        V1Options,
+    )
 
 __all__ = [
     "DynamicalDecouplingOptions",
     "EnvironmentOptions",
     "EstimatorOptions",
+    "EstimatorV1",
+    "EstimatorV1Result",
     "EstimatorV2",
     "ExecutionOptions",
+    "ExecutionV1Options",
     "LayerError",
     "LayerNoiseLearningOptions",
     "MeasureNoiseLearningOptions",
@@ -51,15 +63,21 @@ __all__ = [
     "PauliLindbladError",
     "PecOptions",
     "ResilienceOptions",
+    "ResilienceV1Options",
     "SamplerExecutionOptions",
     "SamplerOptions",
+    "SamplerV1",
+    "SamplerV1Result",
     "SamplerV2",
     "SimulatorOptions",
     "TwirlingOptions",
+    "V1Options",
     "ZneOptions",
 ]
 
+_V1 = ["EstimatorV1", "EstimatorV1Result", "ExecutionV1Options", "ResilienceV1Options", "SamplerV1", "SamplerV1Result"]
 _MODULES = {
+    **dict.fromkeys([*_V1, "V1Options"], "primitives.v1"),
     "EstimatorV2": "primitives.estimator",
     "LayerError": "layers",
     "NoiseLearner": "primitives.noise_learner",

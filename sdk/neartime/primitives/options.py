@@ -21,6 +21,9 @@ _ADVICE = {
     "twirling.enable_measure and dynamical_decoupling.enable, or an EstimatorV2",
     ("EstimatorOptions", "optimization_level"): "circuits are run as they are; transpile them before",
     ("SamplerOptions", "optimization_level"): "circuits are run as they are; transpile them before",
+    ("V1Options", "optimization_level"): "circuits are run as they are; transpile them before",
+    ("V1Options", "transpilation"): "circuits are run as they are; transpile them before",
+    ("V1Options", "shots"): "it is execution.shots",
     ("SimulatorOptions", "noise_model"): "a backend's noise is configured with it, by its operator",
 }
 """Of options that people know from elsewhere, what to do in their place."""

@@ -196,9 +196,9 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-def main(folder: Path) -> int:
+def main(folder: Path, port: int = PORT) -> int:
     bench = Handler.bench = Bench(folder)
-    server = ThreadingHTTPServer(("127.0.0.1", PORT), Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()
     while bench.idle() < IDLE_SECONDS:
@@ -208,4 +208,4 @@ def main(folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(Path(sys.argv[1]), *map(int, sys.argv[2:])))
