@@ -2,6 +2,7 @@
 
 zygote      forks workers for the embedded runtime
 worker      one worker, for a container
+gateway     holds a backend with its credential, and runs circuits for workers
 backends    describes backends to a server that does not import Qiskit
 version     says which contract it speaks, and which Python runs it
 """
@@ -33,6 +34,10 @@ def main(arguments: list[str] | None = None) -> int:
             zygote.serve(given.socket, given.alone)
         elif given.command == "worker":
             return _worker(given.launch, given.answer)
+        elif given.command == "gateway":
+            from neartime_runner import gateway, processes
+
+            processes.leave(gateway.serve(given.launch, given.lock))  # a provider that hangs has threads that don't end
         elif given.command == "version":
             _version()
         else:
@@ -53,6 +58,9 @@ def _parser() -> argparse.ArgumentParser:
     worker = commands.add_parser("worker", help="run one worker to its end")
     worker.add_argument("launch", metavar="LAUNCH", help="its launch document, a JSON file; - is standard input")
     worker.add_argument("--answer", action="store_true", help="tell on standard output that it has been read")
+    gateway = commands.add_parser("gateway", help="serve one backend to workers, until SIGTERM")
+    gateway.add_argument("launch", type=Path, metavar="LAUNCH", help="its launch document, a JSON file")
+    gateway.add_argument("--lock", type=Path, help="a file that it holds while it lives")
     commands.add_parser("backends", help="describe backends: a specification in, a configuration out, a line each")
     commands.add_parser("version", help="print contract version and Python version as JSON")
     return parser

@@ -20,16 +20,17 @@ class BackendFailed(NeartimeError):
     """A backend can't be built in this environment."""
 
 
-def build(spec: BackendSpec) -> Any:
-    """What the backend's factory gives, under the name that the operator has given it.
+def build(spec: BackendSpec, **secrets: str) -> Any:
+    """What the backend's factory gives, under the name that the operator has given it. `secrets` are further keyword
+    arguments.
 
     Raises:
         BackendFailed: it can't be imported, or raised.
     """
     module, _, name = spec.factory.partition(":")
     try:
-        factory = functools.reduce(getattr, name.split("."), importlib.import_module(module))
-        backend = factory(**spec.options)  # type: ignore[operator]
+        factory = functools.reduce(_step, name.split("."), importlib.import_module(module))
+        backend = factory(**spec.options, **secrets)  # type: ignore[operator]
     except Exception as error:  # a factory is anybody's code
         raise BackendFailed(
             f"the backend {spec.name!r} can't be built by {spec.factory} in this environment: "
@@ -38,6 +39,12 @@ def build(spec: BackendSpec) -> Any:
     with suppress(AttributeError):  # of a class that has no name to give
         backend.name = spec.name
     return backend
+
+
+def _step(place: Any, name: str) -> Any:
+    """What has that name in a module, class or object; called, where the name ends with `()`."""
+    found = getattr(place, name.removesuffix("()"))
+    return found() if name.endswith("()") else found
 
 
 class Meter:

@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -23,13 +23,15 @@ from neartime.contract.backends import BackendConfig, BackendHome, BackendSpec
 from neartime.contract.problem import ErrorCode, Fault
 from neartime.contract.programs import BackendRequirements
 from neartime_server import variables
-from neartime_server.errors import ConfigurationError, Refused
+from neartime_server.errors import ConfigurationError, Refused, ServerError
 from neartime_server.settings import Settings
 
 log = logging.getLogger(__name__)
 
 ANSWER_SECONDS: Final = 60.0
 """How long a backend may take to be built, the import of Qiskit included."""
+HEARD_SECONDS: Final = 2.0
+"""How long it stands what a gateway has said of its backend."""
 RETRY_SECONDS: Final = 30.0
 """How long it stands that a backend can't be built."""
 _LINE_BYTES: Final = 64 << 20
@@ -54,6 +56,9 @@ BUILT_IN: Final = (
 )
 
 
+Ask = Callable[[str], Awaitable[dict[str, Any]]]
+
+
 @dataclass(frozen=True)
 class _Failure:
     """Why a backend could not be described, and when that was; monotonic clock."""
@@ -71,6 +76,9 @@ class Backends:
         self._answers: dict[str, asyncio.Future[dict[str, Any] | _Failure]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._helpers: set[asyncio.subprocess.Process] = set()
+        self._ask_gateway: Ask | None = None
+        self._heard: dict[str, tuple[float, dict[str, Any] | _Failure]] = {}
+        """What gateways said, and when; monotonic clock."""
 
     @classmethod
     def load(cls, settings: Settings) -> Backends:
@@ -89,6 +97,19 @@ class Backends:
 
     def names(self) -> list[str]:
         return list(self._configs)
+
+    def gateways(self) -> list[BackendConfig]:
+        """Those behind a gateway."""
+        return [config for config in self._configs.values() if config.home is BackendHome.GATEWAY]
+
+    def gateway_of(self, name: str) -> str | None:
+        """The name again, where it is of a backend behind a gateway."""
+        config = self._configs.get(name)
+        return name if config is not None and config.home is BackendHome.GATEWAY else None
+
+    def ask_gateways(self, ask: Ask) -> None:
+        """From now on, `ask` (name) says what a backend behind a gateway is. Raises ServerError where it can't."""
+        self._ask_gateway = ask
 
     def get(self, name: str, *, status: int = 422) -> BackendConfig:
         """The backend of that name.
@@ -118,12 +139,14 @@ class Backends:
         Raises:
             Refused: 422, there is no such backend, or with every requirement that it does not meet.
         """
-        self.get(name)
+        config = self.get(name)
         faults = []
         if wanted.names and name not in wanted.names:
             faults.append(f"the program is meant for {', '.join(wanted.names)}, not for {name!r}")
         answer = self._answers.get(name)
         known = answer.result() if answer is not None and answer.done() else None
+        if config.home is BackendHome.GATEWAY:
+            known = self._heard.get(name, (0.0, None))[1]
         if isinstance(known, dict):
             faults += _unmet(name, known, wanted)
         if faults:
@@ -159,6 +182,8 @@ class Backends:
     # --- the helper
 
     async def _described(self, name: str) -> dict[str, Any] | _Failure:
+        if self.gateway_of(name) is not None:
+            return await self._of_gateway(name)
         answer = self._answers.get(name)
         if answer is not None and answer.done():
             known = answer.result()
@@ -167,7 +192,8 @@ class Backends:
             answer = None
         if answer is None:
             # Importing Qiskit is most of the work, so one helper describes all that nobody has asked for yet.
-            names = [name, *(other for other in self._configs if other not in self._answers and other != name)]
+            others = [other for other in self._configs if other not in self._answers and not self.gateway_of(other)]
+            names = [name, *(other for other in others if other != name)]
             for one in names:
                 self._answers[one] = asyncio.get_running_loop().create_future()
             task = asyncio.create_task(self._ask(names))
@@ -175,6 +201,20 @@ class Backends:
             task.add_done_callback(self._tasks.discard)
             answer = self._answers[name]
         return await asyncio.shield(answer)
+
+    async def _of_gateway(self, name: str) -> dict[str, Any] | _Failure:
+        """What a gateway says of its backend: asked again after a moment, since calibrations change."""
+        at, known = self._heard.get(name, (0.0, None))
+        if known is not None and time.monotonic() - at < HEARD_SECONDS:
+            return known
+        if self._ask_gateway is None:
+            return _Failure(f"the backend {name!r} can't be described: the server is starting", time.monotonic())
+        try:
+            known = {**await self._ask_gateway(name), "backend_name": name, "name": name}
+        except ServerError as error:
+            known = _Failure(str(error), time.monotonic())
+        self._heard[name] = (time.monotonic(), known)
+        return known
 
     async def _ask(self, names: list[str]) -> None:
         left = list(names)
@@ -283,8 +323,6 @@ def _read(file: Path) -> list[BackendConfig]:
         except ValidationError as error:
             faults += [_fault(where, one) for one in error.errors()]
             continue
-        if config.home is BackendHome.GATEWAY:
-            faults.append(f"{where}.home: this version has `{BackendHome.IN_WORKER.value}` alone")
         if any(config.name == other.name for other in configs):
             faults.append(f"{where}.name: there are two backends {config.name!r}")
         faults += [f"{where}.options.{path}: has no form in JSON" for path in _beyond_json(config.options)]

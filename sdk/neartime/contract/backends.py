@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from enum import Enum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-_FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+_FACTORY = re.compile(r"[A-Za-z_][\w.]*:([A-Za-z_]\w*(\(\))?\.)*[A-Za-z_]\w*")
 
 
 class BackendHome(str, Enum):
@@ -25,9 +25,11 @@ class BackendSpec(BaseModel):
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,62}$")]
     factory: str
-    """`module:callable`, for example `qiskit_aer:AerSimulator`."""
+    """`module:callable`, for example `qiskit_aer:AerSimulator`. What is on the way to the callable may be called, too:
+    `qiskit_aqt_provider:AQTProvider().offline.ideal`."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the factory."""
+    home: BackendHome = BackendHome.IN_WORKER
 
     @field_validator("factory")
     @classmethod
@@ -101,14 +103,87 @@ _NOT_PATCHED = {
 """What a placement's patch may not touch: it would widen what a program can do, or hide a worker from its server."""
 
 
+class Secret(BaseModel):
+    """Where a gateway finds a credential. What it is stands in no file of the server's."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    file: str | None = None
+    """A path; what is in it, without white space around it. Read again when the file has changed."""
+    variable: str | None = None
+    """Of the environment: the server's, or of who runs the gateway."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Secret:
+        if (self.file is None) == (self.variable is None):
+            raise ValueError("expected either `file` or `variable`")
+        return self
+
+
+class Gateway(BaseModel):
+    """The process that holds a backend, with its credential, and runs circuits on it for those who have the lease."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    requirements: list[str] = Field(default_factory=list)
+    """Of the environment that the gateway gets: the provider's package, with the Qiskit that it pins."""
+    python: str | None = None
+    """A version specifier for that environment's Python; None for any."""
+    interpreter: str | None = None
+    """The Python of an environment that the operator has made, in place of `requirements`."""
+    credentials: dict[str, Secret] = Field(default_factory=dict)
+    """Keyword arguments of the factory that nobody but the gateway may know."""
+    variables: dict[str, Secret] = Field(default_factory=dict)
+    """Environment variables of the gateway's, for providers that read their credential there."""
+    started_by: Literal["server", "operator"] = "server"
+    """Who starts it and starts it again: this server, or the operator, beside the machine."""
+    timeout: Annotated[float, Field(gt=0)] = 3600.0
+    """Seconds that the provider may take for one call of run(), until its result is there."""
+    refresh: Annotated[float, Field(gt=0)] = 300.0
+    """Seconds after which the backend is looked at again: its calibration may be a new one."""
+
+    @model_validator(mode="after")
+    def _one_environment(self) -> Gateway:
+        if self.interpreter is not None and (self.requirements or self.python is not None):
+            raise ValueError("`interpreter` is an environment that is there; `requirements` and `python` make one")
+        return self
+
+
 class BackendConfig(BackendSpec):
     """One entry of the operator's backends file."""
 
     description: str = ""
     parallelism: Annotated[int, Field(ge=1)] = 1
     """Jobs that may run at once."""
-    home: BackendHome = BackendHome.IN_WORKER
     placement: Placement = Placement()
+    gateway: Gateway | None = None
+    """Of a backend whose home is one."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _at_home(cls, value: Any) -> Any:
+        """A table `gateway` says where its home is, and a home `gateway` needs no table."""
+        if not isinstance(value, dict):
+            return value
+        if "gateway" in value:
+            return {"home": BackendHome.GATEWAY, **value}
+        return {**value, "gateway": {}} if value.get("home") == BackendHome.GATEWAY.value else value
+
+    @model_validator(mode="after")
+    def _one_home(self) -> BackendConfig:
+        if self.gateway is not None and self.home is not BackendHome.GATEWAY:
+            raise ValueError(f"a table `gateway`, and home = {self.home.value!r}: one of the two is wrong")
+        return self
+
+    def spec(self) -> BackendSpec:
+        """All of it that who builds the backend is told."""
+        return BackendSpec(name=self.name, factory=self.factory, options=self.options, home=self.home)
+
+    def for_worker(self) -> BackendSpec:
+        """What a worker is told: of a backend behind a gateway, that it is there."""
+        if self.home is BackendHome.GATEWAY:
+            return BackendSpec(name=self.name, factory=self.factory, home=self.home)
+        return self.spec()
 
 
 class BackendStatus(BaseModel):
