@@ -72,8 +72,10 @@ CALLS: Final = 64
 """Calls that one worker may have under way."""
 BODY_BYTES: Final = 256 << 20
 """Of one call's circuits."""
-SAY_SECONDS: Final = 6.0
-"""How long a gateway that gives up still answers: whoever waits asks again within `LONGEST`."""
+SAY_SECONDS: Final = 2.0
+"""How long a gateway that gives up still answers: who waits for a result is told at once, and who asks again just
+then, too."""
+UNKNOWN: Final = "its gateway was started again while the circuits ran, and does not know what became of them"
 ALONE_SECONDS: Final = 900.0
 """How long one that a server has started goes on without NATS: both may have been killed for good."""
 HUNG, TAKEN, INCOMPATIBLE = 75, 4, 1
@@ -272,7 +274,7 @@ class Gateway:
         if verb is Verb.CANCEL:
             return self._cancel_of(owner, asked.call), b""
         if call is None:
-            return Told(refused="this gateway knows nothing of that call; it may have been started again"), b""
+            return Told(refused=UNKNOWN), b""
         return await self._wait(call, min(asked.seconds, protocol.LONGEST))
 
     async def _tell_target(self, owner: tuple[str, str, str]) -> tuple[Told, bytes]:
@@ -305,7 +307,7 @@ class Gateway:
         """Takes a call; what to answer where it does not."""
         owner, name = key
         if self._giving_up is not None:
-            return Told(refused=self._giving_up)
+            return Told(refused=self._giving_up, again=True)
         if asked.parts:
             parts = self._parts.pop(key, {})
             if sorted(parts) != list(range(asked.parts)):

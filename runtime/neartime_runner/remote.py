@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from qiskit import QuantumCircuit
 from qiskit.providers import BackendV2, JobError, JobStatus, JobTimeoutError, JobV1, Options
@@ -25,6 +25,10 @@ from neartime_runner.targets import from_plain
 
 Ask = Callable[[Verb, bytes], bytes]
 
+PATIENCE: Final = 30.0
+"""Seconds for which a gateway is asked again that is about to be another one."""
+PAUSE: Final = 0.3
+
 _STATUS = {
     Step.WAITING: JobStatus.QUEUED,
     Step.RUNNING: JobStatus.RUNNING,
@@ -37,6 +41,9 @@ _STATUS = {
 
 class ProviderError(JobError):  # type: ignore[misc]  # Qiskit has no types
     """The provider raised; these are its own words."""
+
+    def __str__(self) -> str:
+        return str(self.message)  # Qiskit would quote them
 
 
 class RemoteBackend(BackendV2):  # type: ignore[misc]
@@ -168,10 +175,14 @@ class RemoteJob(JobV1):  # type: ignore[misc]
 
 
 def _said(ask: Ask, verb: Verb, asked: Asked, body: bytes = b"") -> tuple[Told, bytes]:
-    told, answer = unpack(Told, ask(verb, pack(asked, body)))
-    if told.refused is not None:
-        raise GatewayAway(told.refused)
-    return told, answer
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        told, answer = unpack(Told, ask(verb, pack(asked, body)))
+        if told.refused is None:
+            return told, answer
+        if not told.again or time.monotonic() > deadline:
+            raise GatewayAway(told.refused)
+        time.sleep(PAUSE)
 
 
 def _whole(say: Callable[[Verb, Asked], tuple[Told, bytes]], told: Told, first: bytes, call: str = "") -> bytes:

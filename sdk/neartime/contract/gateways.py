@@ -83,6 +83,8 @@ class Told(Model):
     step: Step | None = None
     refused: str | None = None
     """Why nothing was done."""
+    again: bool = False
+    """Whether that passes, so that it is worth asking again in a moment."""
     error: str | None = None
     parts: int = 1
     """Of the body, this message's being the first."""
