@@ -182,8 +182,14 @@ class Backends:
     # --- the helper
 
     async def _described(self, name: str) -> dict[str, Any] | _Failure:
-        if self.gateway_of(name) is not None:
-            return await self._of_gateway(name)
+        gateway = self.gateway_of(name) is not None
+        known = await (self._of_gateway(name) if gateway else self._of_helper(name))
+        said = self._configs[name].simulator
+        if isinstance(known, dict) and said is not None:
+            known["simulator"] = said
+        return known
+
+    async def _of_helper(self, name: str) -> dict[str, Any] | _Failure:
         answer = self._answers.get(name)
         if answer is not None and answer.done():
             known = answer.result()

@@ -67,7 +67,7 @@ class Gateways:
         self._settings, self._bus = settings, bus
         self._folder = settings.home.resolve() / "run" / "gateways"
         self._logs = settings.home / "logs"
-        self._environments = Environments(settings.home)
+        self._environments = Environments(settings.home, gateways=True)
         self._kept = {config.name: _Kept(config) for config in backends.gateways() if _managed(config)}
         backends.ask_gateways(self.describe)
 

@@ -133,12 +133,24 @@ def test_a_job_goes_on_while_the_server_is_away_and_finds_the_same_gateway(machi
 
 def test_one_that_is_not_there_says_what_it_lacks(tmp_path: Path) -> None:
     def entries(made: Lab) -> str:
-        missing = '[[backends]]\nname = "nowhere"\nfactory = "no_such_provider:Backend"\nhome = "gateway"\n'
-        return (
-            missing
-            + '[[backends]]\nname = "unmade"\nfactory = "a:B"\n[backends.gateway]\nrequirements = ["no-such-package-at-all"]\n'
-            + '[[backends]]\nname = "theirs"\nfactory = "a:B"\n[backends.gateway]\nstarted_by = "operator"\n'
-        )
+        return """
+[[backends]]
+name = "nowhere"
+factory = "no_such_provider:Backend"
+home = "gateway"
+
+[[backends]]
+name = "unmade"
+factory = "a:B"
+[backends.gateway]
+requirements = ["no-such-package-at-all"]
+
+[[backends]]
+name = "theirs"
+factory = "a:B"
+[backends.gateway]
+started_by = "operator"
+"""
 
     with lab(tmp_path, entries) as made:
         made.service.upload_program(MEASURES, name="measures")

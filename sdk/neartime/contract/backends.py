@@ -155,6 +155,8 @@ class BackendConfig(BackendSpec):
     description: str = ""
     parallelism: Annotated[int, Field(ge=1)] = 1
     """Jobs that may run at once."""
+    simulator: bool | None = None
+    """Whether it is one, where the operator knows better than the backend says."""
     placement: Placement = Placement()
     gateway: Gateway | None = None
     """Of a backend whose home is one."""

@@ -1,6 +1,7 @@
 """The provider of a laboratory's machine, as a gateway finds it: it wants a key, keeps a log, and does as it is told.
 
-A circuit's name says what becomes of it: `slow` takes a while, `hang` does not come back, `raise` fails in words that
+A circuit's name says what becomes of it: `slow` takes a while, `stubborn`
+too and hears no cancel, `hang` does not come back, `raise` fails in words that
 hold the key, `refuse` fails at once, `die` kills the process. All others give the counts of a Bell pair.
 """
 
@@ -102,6 +103,8 @@ class Job(JobV1):
             os.kill(os.getpid(), signal.SIGKILL)
         while name == "hang":
             time.sleep(1)
+        if name == "stubborn":
+            time.sleep(SLOW_SECONDS)
         self._stopped.wait(SLOW_SECONDS if name == "slow" else 0.01)
         self._backend.note("end", self)
         if self._stopped.is_set():
