@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
         elif given.command == "version":
             _version()
         else:
-            _backends()
+            _backends(here=not given.elsewhere)
     except NeartimeError as error:
         print(f"neartime_runner: {error}", file=sys.stderr)
         return 1
@@ -61,7 +61,10 @@ def _parser() -> argparse.ArgumentParser:
     gateway = commands.add_parser("gateway", help="serve one backend to workers, until SIGTERM")
     gateway.add_argument("launch", type=Path, metavar="LAUNCH", help="its launch document, a JSON file")
     gateway.add_argument("--lock", type=Path, help="a file that it holds while it lives")
-    commands.add_parser("backends", help="describe backends: a specification in, a configuration out, a line each")
+    backends = commands.add_parser(
+        "backends", help="describe backends: a specification in, a configuration out, a line each"
+    )
+    backends.add_argument("--elsewhere", action="store_true", help="they will run on other machines than this one")
     commands.add_parser("version", help="print contract version and Python version as JSON")
     return parser
 
@@ -97,12 +100,12 @@ def _version() -> None:
     print(json.dumps({"contract": CONTRACT_VERSION, "python": platform.python_version()}))
 
 
-def _backends() -> None:
+def _backends(*, here: bool) -> None:
     from neartime_runner import backend
 
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what a factory prints is no answer
-    backend.answer(sys.stdin, answers)
+    backend.answer(sys.stdin, answers, here=here)
 
 
 if __name__ == "__main__":

@@ -20,12 +20,12 @@ class BackendFailed(NeartimeError):
     """A backend can't be built in this environment."""
 
 
-def build(spec: BackendSpec, **secrets: str) -> Any:
+def build(spec: BackendSpec, *, here: bool = True, **secrets: str) -> Any:
     """What the backend's factory gives, under the name that the operator has given it. `secrets` are further keyword
-    arguments.
+    arguments; `here` says that it is to run on this machine.
 
     Raises:
-        BackendFailed: it can't be imported, or raised.
+        BackendFailed: it can't be imported, or raised, or needs a device that this machine does not have.
     """
     module, _, name = spec.factory.partition(":")
     try:
@@ -36,9 +36,24 @@ def build(spec: BackendSpec, **secrets: str) -> Any:
             f"the backend {spec.name!r} can't be built by {spec.factory} in this environment: "
             f"{type(error).__name__}: {error}"
         ) from error
+    if here and (lacking := _lacking(backend)) is not None:
+        raise BackendFailed(f"the backend {spec.name!r} can't run in this environment: {lacking}")
     with suppress(AttributeError):  # of a class that has no name to give
         backend.name = spec.name
     return backend
+
+
+def _lacking(backend: Any) -> str | None:
+    """Which device a simulator of Aer's is to use that is not here: it would say so in its first result only."""
+    if type(backend).__module__.partition(".")[0] != "qiskit_aer":
+        return None
+    wanted, there_are = backend.options.get("device"), backend.available_devices()
+    if wanted is None or wanted in there_are:
+        return None
+    return (
+        f"device = {wanted!r}, and Aer finds {', '.join(there_are)} here; a GPU needs qiskit-aer-gpu, and a driver on "
+        "the machine where the worker runs"
+    )
 
 
 def _step(place: Any, name: str) -> Any:
@@ -214,12 +229,13 @@ def _qubit(target: Any, number: int) -> list[dict[str, Any]]:
     return [{"name": key, "value": value, "unit": unit} for key, value, unit in values if value is not None]
 
 
-def answer(requests: TextIO, answers: TextIO) -> None:
-    """For each `BackendSpec`, one a line, its configuration as one line of JSON, or `{"error": …}`."""
+def answer(requests: TextIO, answers: TextIO, *, here: bool) -> None:
+    """For each `BackendSpec`, one a line, its configuration as one line of JSON, or `{"error": …}`. `here` says that
+    workers run on this machine."""
     for line in requests:
         try:
             spec = BackendSpec.model_validate_json(line)
-            told = describe(spec, build(spec))
+            told = describe(spec, build(spec, here=here))
         except (BackendFailed, ValueError, AttributeError, TypeError) as error:
             told = {"error": str(error)}
         answers.write(json.dumps(told, default=str) + "\n")

@@ -49,7 +49,7 @@ REMEMBERED: Final = 1000
 """Attempts that were run, of which a repeated command is answered `ok`."""
 FAREWELL_SECONDS: Final = 60.0
 """How long a worker that ends waits for the broker to store what it has said."""
-GATEWAY_SECONDS: Final = 9.0
+GATEWAY_SECONDS: Final = 5.0
 """How long a gateway may take to answer: longer than it takes for who waits there."""
 GATEWAY_PATIENCE: Final = 40.0
 """How long a gateway is asked that does not answer: one that is started again has to import Qiskit and a provider."""

@@ -110,7 +110,7 @@ async def _reach(bus: Bus, settings: Settings) -> None:
     deadline = time.monotonic() + NATS_SECONDS
     while True:
         try:
-            return await bus.connect(settings.nats_url or _embedded_nats(settings.home))
+            return await bus.connect(settings.nats_url or embedded_nats(settings.home))
         except BusError as error:
             if settings.nats_url is None or time.monotonic() > deadline:
                 raise
@@ -161,7 +161,7 @@ async def ensure_owner(settings: Settings, store: Store, keys: Keys) -> str:
     return token
 
 
-def _embedded_nats(home: Path) -> str:
+def embedded_nats(home: Path) -> str:
     """The URL of the NATS server that the embedded runtime keeps in its home.
 
     Raises:

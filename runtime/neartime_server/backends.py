@@ -70,7 +70,9 @@ class _Failure:
 class Backends:
     """They never change while the server runs."""
 
-    def __init__(self, configs: Sequence[BackendConfig], log_file: Path) -> None:
+    def __init__(self, configs: Sequence[BackendConfig], log_file: Path, *, elsewhere: bool = False) -> None:
+        """`elsewhere`: workers run on other machines, whose devices are not this one's."""
+        self._arguments = ["backends", *(["--elsewhere"] if elsewhere else [])]
         self._configs = {config.name: config for config in configs}
         self._log_file = log_file
         self._answers: dict[str, asyncio.Future[dict[str, Any] | _Failure]] = {}
@@ -88,7 +90,8 @@ class Backends:
             ConfigurationError: the file can't be read, or has faults: all of them are named.
         """
         configs = BUILT_IN if settings.backends_file is None else _read(settings.backends_file)
-        return cls(configs, settings.home / "logs" / "backends.log")
+        elsewhere = settings.executor == "kubernetes"
+        return cls(configs, settings.home / "logs" / "backends.log", elsewhere=elsewhere)
 
     @property
     def default(self) -> str:
@@ -252,7 +255,7 @@ class Backends:
         self._log_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with self._log_file.open("ab") as errors:
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "neartime_runner", "backends",
+                sys.executable, "-m", "neartime_runner", *self._arguments,
                 stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=errors,
                 env=variables.of_worker(own=True), cwd=self._log_file.parent, limit=_LINE_BYTES,
             )  # fmt: skip

@@ -22,6 +22,7 @@ from typing import Any, Final
 
 from neartime.contract.backends import BackendConfig, Gateway
 from neartime.contract.gateways import GatewayLaunch
+from neartime.contract.launch import NatsAccess
 from neartime.contract.programs import Manifest
 from neartime_server import variables
 from neartime_server.backends import Backends
@@ -163,13 +164,7 @@ class Gateways:
         return f"{how}; the end of its log: {_tail(logged, since)}"
 
     def _renew(self, config: BackendConfig, file: Path) -> float:
-        launch = GatewayLaunch(
-            backend=config.spec(),
-            parallelism=config.parallelism,
-            gateway=_of(config),
-            nats=self._bus.gateway_access(config.name, CREDENTIAL_SECONDS),
-        )
-        _write(file, launch.model_dump_json())
+        _write(file, launch_of(config, self._bus.gateway_access(config.name, CREDENTIAL_SECONDS)).model_dump_json())
         return time.monotonic()
 
     def _start(
@@ -210,6 +205,11 @@ class Gateways:
             return (self._folder / f"{name}.digest").read_text()
         except OSError:
             return None
+
+
+def launch_of(config: BackendConfig, access: NatsAccess) -> GatewayLaunch:
+    """What a backend's gateway is told."""
+    return GatewayLaunch(backend=config.spec(), parallelism=config.parallelism, gateway=_of(config), nats=access)
 
 
 def _managed(config: BackendConfig) -> bool:

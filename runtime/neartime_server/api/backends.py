@@ -40,6 +40,8 @@ async def properties(name: str, here: Here, for_ibm: ForIbm) -> Response:
     """Calibration, where the backend has one; the simulators have none."""
     found = await here.backends.configuration(_name(here, name))
     told = ibm.properties(found) if for_ibm else found.get("properties")
+    if told and not for_ibm:
+        told = {**told, "last_update_date": found["described"]}
     return Response(json.dumps(told or {}), media_type=JSON)
 
 

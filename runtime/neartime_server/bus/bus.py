@@ -23,7 +23,7 @@ from neartime.stream.event import parse
 from neartime_server.bus import claims
 from neartime_server.bus.accounts import REQUEST_SECONDS, Accounts
 from neartime_server.bus.keys import KeyPair, Keys
-from neartime_server.bus.platform import OnLease, Platform
+from neartime_server.bus.platform import OnLease, Platform, gateway_access
 from neartime_server.bus.tenant import OnBeat, OnFetch, Tenant, event_headers
 from neartime_server.errors import BusError
 from neartime_server.settings import Settings
@@ -280,7 +280,7 @@ class Bus:
 
     def gateway_access(self, backend: str, lifetime: float) -> NatsAccess:
         """A gateway's way in, for `lifetime` seconds."""
-        return self._gateways().credential(backend, self._settings.nats_worker_url or self._url, lifetime)
+        return gateway_access(self._keys, backend, self._settings.nats_worker_url or self._url, lifetime)
 
     async def describe(self, backend: str) -> dict[str, Any]:
         """What the gateway of a backend says that this is.

@@ -34,6 +34,17 @@ GATEWAY_ANSWERS: Final = 1
 OnLease = Callable[[str, LeaseAsked], Awaitable[Lease]]
 
 
+def gateway_access(keys: Keys, backend: str, url: str, lifetime: float) -> NatsAccess:
+    """The way in of a backend's gateway, for `lifetime` seconds."""
+    name, user, expires = f"gateway-{new_id()}", KeyPair.new_user(), time.time() + lifetime
+    publish, subscribe = subjects.gateway_permissions(name, backend)
+    seconds = int(2 * DESCRIBE_SECONDS)
+    text = claims.credential(
+        keys.platform, user, name, publish, subscribe, expires, answers=GATEWAY_ANSWERS, answer_seconds=seconds
+    )
+    return NatsAccess(url=url, credential=text, inbox=subjects.inbox(name))
+
+
 class Platform:
     """`lease` (backend's token, question) says whether a worker may use a backend now."""
 
@@ -61,24 +72,6 @@ class Platform:
         await self._line.close()
         for task in self._tasks:
             task.cancel()
-
-    def credential(self, backend: str, url: str, lifetime: float) -> NatsAccess:
-        """A gateway's way in, for `lifetime` seconds."""
-        name = f"gateway-{new_id()}"
-        publish, subscribe = subjects.gateway_permissions(name, backend)
-        user, expires = KeyPair.new_user(), time.time() + lifetime
-        account = self._keys.platform
-        text = claims.credential(
-            account,
-            user,
-            name,
-            publish,
-            subscribe,
-            expires,
-            answers=GATEWAY_ANSWERS,
-            answer_seconds=int(2 * DESCRIBE_SECONDS),
-        )
-        return NatsAccess(url=url, credential=text, inbox=subjects.inbox(name))
 
     async def describe(self, backend: str) -> dict[str, Any]:
         """What the gateway of a backend says that this is, as the REST API tells it.

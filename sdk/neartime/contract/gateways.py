@@ -18,7 +18,7 @@ from neartime.contract.version import CONTRACT_VERSION
 
 PART_BYTES: Final = 512 << 10
 """Of a body in one message: NATS takes a megabyte, with its headers."""
-LONGEST: Final = 5.0
+LONGEST: Final = 2.0
 """Seconds that an answer to `wait` may take; who wants to wait longer asks again."""
 _LENGTH: Final = struct.Struct("!I")
 M = TypeVar("M", bound=BaseModel)
