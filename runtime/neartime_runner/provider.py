@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final, overload
 
 from neartime import codec
-from neartime.contract.backends import BackendSpec, Gateway, Secret
+from neartime.contract.backends import BackendSpec, Gateway
 from neartime_runner import backend as backends
 from neartime_runner.backend import BackendFailed
 
@@ -37,6 +37,8 @@ class Provider:
 
     def __init__(self, spec: BackendSpec, gateway: Gateway) -> None:
         self._spec, self._gateway = spec, gateway
+        self._environment = dict(os.environ)
+        """As it was given to this process."""
         self._lock = threading.RLock()
         self._backend: Any = None
         self._stamp: _Stamp | None = None
@@ -124,27 +126,22 @@ class Provider:
 
     def _stamped(self) -> _Stamp:
         """What changes when a file with a credential does."""
-        found = []
-        for one in (*self._gateway.credentials.values(), *self._gateway.variables.values()):
-            if one.file is not None:
-                try:
-                    status = Path(one.file).stat()
-                except OSError as error:
-                    raise BackendFailed(
-                        f"a credential of the backend {self._spec.name!r} is not there: {error}"
-                    ) from error
-                found.append((status.st_mtime_ns, status.st_ino, status.st_size))
-        return tuple(found)
-
-    def _read(self, secret: Secret) -> str:
+        secrets = (*self._gateway.credentials.values(), *self._gateway.variables.values())
+        files = [place for kind, _, place in (one.partition(":") for one in secrets) if kind == "file"]
         try:
-            value = (
-                Path(secret.file).read_text().strip() if secret.file is not None else os.environ[str(secret.variable)]
-            )
+            found = [Path(file).stat() for file in files]
+        except OSError as error:
+            raise BackendFailed(f"a credential of the backend {self._spec.name!r} is not there: {error}") from error
+        return tuple((one.st_mtime_ns, one.st_ino, one.st_size) for one in found)
+
+    def _read(self, secret: str) -> str:
+        kind, _, place = secret.partition(":")
+        try:
+            value = Path(place).read_text().strip() if kind == "file" else self._environment[place]
         except (OSError, UnicodeDecodeError) as error:
             raise BackendFailed(f"a credential of the backend {self._spec.name!r} can't be read: {error}") from error
         except KeyError as error:
-            message = f"a credential of the backend {self._spec.name!r} is not there: no variable {secret.variable}"
+            message = f"a credential of the backend {self._spec.name!r} is not there: no variable {place}"
             raise BackendFailed(message) from error
         if len(value) >= SHORTEST_SECRET:
             self._secrets[value] = None

@@ -332,6 +332,9 @@ def _read(file: Path) -> list[BackendConfig]:
         except ValidationError as error:
             faults += [_fault(where, one) for one in error.errors()]
             continue
+        made = config.gateway
+        if made is not None and made.interpreter is not None and (made.requirements or made.python is not None):
+            faults.append(f"{where}.gateway.interpreter: it is of an environment that is there, and others make one")
         if any(config.name == other.name for other in configs):
             faults.append(f"{where}.name: there are two backends {config.name!r}")
         faults += [f"{where}.options.{path}: has no form in JSON" for path in _beyond_json(config.options)]

@@ -174,7 +174,7 @@ class Gateways:
         gateway = _of(config)
         environment = variables.of_worker(own=python == Path(sys.executable))
         secrets_of = (*gateway.credentials.values(), *gateway.variables.values())
-        wanted = {one.variable for one in secrets_of if one.variable is not None}
+        wanted = {place for kind, _, place in (one.partition(":") for one in secrets_of) if kind == "variable"}
         environment |= {name: value for name, value in os.environ.items() if name in wanted}
         command = [str(python), "-m", "neartime_runner", "gateway", str(file), "--lock", str(lock)]
         try:

@@ -51,8 +51,8 @@ def add(nouns: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     gateway = nouns.add_parser(
         "gateway",
         help="print the launch document of a backend's gateway, for one that the operator starts",
-        description="Prints what `python -m neartime_runner gateway FILE` reads, beside the machine. It holds a way into "
-        "NATS, so keep it for the gateway alone; the machine's own credential is not in it. Write a new one into "
+        description="Prints what `python -m neartime_runner gateway FILE` reads, beside the machine. It holds a way "
+        "into NATS, so keep it for the gateway alone; the machine's own credential is not in it. Write a new one into "
         "the same file before that way ends: the gateway reads it again.",
     )
     gateway.add_argument("backend", help="its name in the backends file")

@@ -78,7 +78,7 @@ class Lab:
         return (
             f'[[backends]]\nname = "{name}"\nfactory = "lab_machine:Machine"\n'
             f'options = {{ folder = "{self.folder}" }}\n{more}'
-            f'[backends.gateway]\n{gateway}credentials = {{ key = {{ file = "{self.key_file}" }} }}\n'
+            f'[backends.gateway]\n{gateway}credentials = {{ key = "file:{self.key_file}" }}\n'
         )
 
 

@@ -71,8 +71,23 @@ factory = "qiskit_aer:AerSimulator"
 options = { since = 2024-01-01, nested = [{ at = 10:00:00 }] }
 [[backends]]
 name = "hardware"
+factory = "provider:Backend().device"
+home = "in-worker"
+[backends.gateway]
+[[backends]]
+name = "more"
+factory = "provider:Backend()"
+[[backends]]
+name = "machine"
 factory = "provider:Backend"
-home = "gateway"
+[backends.gateway]
+credentials = { key = "the-key-itself" }
+[[backends]]
+name = "made"
+factory = "provider:Backend"
+[backends.gateway]
+requirements = ["provider"]
+interpreter = "/opt/provider/bin/python"
 [[backends]]
 factory = "qiskit_aer:AerSimulator"
 """
@@ -80,6 +95,7 @@ factory = "qiskit_aer:AerSimulator"
         load(tmp_path, text)
     lines = str(caught.value).splitlines()
     assert all(line.startswith(f"{tmp_path / 'backends.toml'}: ") for line in lines)
+    assert "the-key-itself" not in str(caught.value)  # who has put it there reads it in no log
     told = [line.removeprefix(f"{tmp_path / 'backends.toml'}: ").partition(": ")[0] for line in lines]
     assert told == [
         "default",
@@ -90,8 +106,11 @@ factory = "qiskit_aer:AerSimulator"
         "backends[3].name",
         "backends[3].options.since",
         "backends[3].options.nested[0].at",
-        "backends[4].home",
-        "backends[5].name",
+        "backends[4]",
+        "backends[5].factory",
+        "backends[6].gateway.credentials.key",
+        "backends[7].gateway.interpreter",
+        "backends[8].name",
     ]
 
 

@@ -6,8 +6,18 @@ import re
 from enum import Enum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
+_SECRET = re.compile(r"file:.+|variable:[A-Za-z_]\w*")
 _FACTORY = re.compile(r"[A-Za-z_][\w.]*:([A-Za-z_]\w*(\(\))?\.)*[A-Za-z_]\w*")
 
 
@@ -30,6 +40,14 @@ class BackendSpec(BaseModel):
     options: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the factory."""
     home: BackendHome = BackendHome.IN_WORKER
+
+    @model_serializer(mode="wrap")
+    def _said(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A runner that knows no gateways, in an image of before, reads of no home: it has backends of its own alone."""
+        told: dict[str, Any] = plain(self)
+        if self.home is BackendHome.IN_WORKER:
+            told.pop("home", None)
+        return told
 
     @field_validator("factory")
     @classmethod
@@ -103,21 +121,15 @@ _NOT_PATCHED = {
 """What a placement's patch may not touch: it would widen what a program can do, or hide a worker from its server."""
 
 
-class Secret(BaseModel):
-    """Where a gateway finds a credential. What it is stands in no file of the server's."""
+def _place_of_secret(value: str) -> str:
+    """Where a gateway finds a credential: `file:` and a path, or `variable:` and a name. What it is stands in no file
+    of the server's, and a message does not repeat what was written in its place."""
+    if not _SECRET.fullmatch(value):
+        raise ValueError("expected `file:` and a path, or `variable:` and the name of an environment variable")
+    return value
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
-    file: str | None = None
-    """A path; what is in it, without white space around it. Read again when the file has changed."""
-    variable: str | None = None
-    """Of the environment: the server's, or of who runs the gateway."""
-
-    @model_validator(mode="after")
-    def _one_place(self) -> Secret:
-        if (self.file is None) == (self.variable is None):
-            raise ValueError("expected either `file` or `variable`")
-        return self
+Secret = Annotated[str, AfterValidator(_place_of_secret)]
 
 
 class Gateway(BaseModel):
@@ -141,12 +153,6 @@ class Gateway(BaseModel):
     """Seconds that the provider may take for one call of run(), until its result is there."""
     refresh: Annotated[float, Field(gt=0)] = 300.0
     """Seconds after which the backend is looked at again: its calibration may be a new one."""
-
-    @model_validator(mode="after")
-    def _one_environment(self) -> Gateway:
-        if self.interpreter is not None and (self.requirements or self.python is not None):
-            raise ValueError("`interpreter` is an environment that is there; `requirements` and `python` make one")
-        return self
 
 
 class BackendConfig(BackendSpec):
