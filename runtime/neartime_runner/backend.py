@@ -7,7 +7,7 @@ import importlib
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import datetime, timezone
 from typing import Any, TextIO
@@ -20,7 +20,7 @@ class BackendFailed(NeartimeError):
     """A backend can't be built in this environment."""
 
 
-def build(spec: BackendSpec, *, here: bool = True, **secrets: str) -> Any:
+def build(spec: BackendSpec, secrets: Mapping[str, str] = {}, *, here: bool = True) -> Any:
     """What the backend's factory gives, under the name that the operator has given it. `secrets` are further keyword
     arguments; `here` says that it is to run on this machine.
 

@@ -73,7 +73,7 @@ class Provider:
                 arguments = {name: self._read(one) for name, one in self._gateway.credentials.items()}
                 for name, one in self._gateway.variables.items():
                     os.environ[name] = self._read(one)
-                self._backend = backends.build(self._spec, **arguments)
+                self._backend = backends.build(self._spec, arguments)
                 self._stamp, self._described = stamp, None
             return self._backend
 

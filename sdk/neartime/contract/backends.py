@@ -43,7 +43,7 @@ class BackendSpec(BaseModel):
 
     @model_serializer(mode="wrap")
     def _said(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """A runner that knows no gateways, in an image of before, reads of no home: it has backends of its own alone."""
+        """A runner in an image of before, which knows no gateways, is told of no home."""
         told: dict[str, Any] = plain(self)
         if self.home is BackendHome.IN_WORKER:
             told.pop("home", None)
