@@ -56,7 +56,7 @@ BUILT_IN: Final = (
 )
 
 
-Ask = Callable[[str], Awaitable[dict[str, Any]]]
+Ask = Callable[[str, bool], Awaitable[dict[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,8 @@ class Backends:
         return name if config is not None and config.home is BackendHome.GATEWAY else None
 
     def ask_gateways(self, ask: Ask) -> None:
-        """From now on, `ask` (name) says what a backend behind a gateway is. Raises ServerError where it can't."""
+        """From now on, `ask` (name, whether to wait for it) says what a backend behind a gateway is. Raises ServerError
+        where it can't."""
         self._ask_gateway = ask
 
     def get(self, name: str, *, status: int = 422) -> BackendConfig:
@@ -132,7 +133,7 @@ class Backends:
     async def learn(self, wanted: BackendRequirements) -> None:
         """Returns when `check` knows what it has to, of every backend that can be described."""
         if wanted.min_num_qubits is not None or wanted.simulator is not None:
-            await asyncio.gather(*map(self._described, self._configs))
+            await asyncio.gather(*(self._described(name, wait=False) for name in self._configs))
 
     def check(self, name: str, wanted: BackendRequirements) -> None:
         """That a program which wants this of its backend can run on the one of that name, as far as it is known.
@@ -162,14 +163,15 @@ class Backends:
         known = await self._described(name)
         return isinstance(known, dict) and known.get("simulator") is True
 
-    async def configuration(self, name: str) -> dict[str, Any]:
-        """Number of qubits, basis gates, coupling map and more, as the backend itself states them.
+    async def configuration(self, name: str, *, wait: bool = True) -> dict[str, Any]:
+        """Number of qubits, basis gates, coupling map and more, as the backend itself states them. `wait` says whether
+        a gateway that is being started is waited for.
 
         Raises:
             Refused: 404, there is no such backend; 409, it can't be built.
         """
         self.get(name, status=404)
-        known = await self._described(name)
+        known = await self._described(name, wait=wait)
         if isinstance(known, _Failure):
             raise Refused.of(
                 409, ErrorCode.UNAVAILABLE, known.message, solution=f"the operator finds more in {self._log_file.name}"
@@ -184,9 +186,9 @@ class Backends:
 
     # --- the helper
 
-    async def _described(self, name: str) -> dict[str, Any] | _Failure:
+    async def _described(self, name: str, *, wait: bool = True) -> dict[str, Any] | _Failure:
         gateway = self.gateway_of(name) is not None
-        known = await (self._of_gateway(name) if gateway else self._of_helper(name))
+        known = await (self._of_gateway(name, wait) if gateway else self._of_helper(name))
         said = self._configs[name].simulator
         if isinstance(known, dict) and said is not None:
             known["simulator"] = said
@@ -211,15 +213,25 @@ class Backends:
             answer = self._answers[name]
         return await asyncio.shield(answer)
 
-    async def _of_gateway(self, name: str) -> dict[str, Any] | _Failure:
+    async def _of_gateway(self, name: str, wait: bool) -> dict[str, Any] | _Failure:
         """What a gateway says of its backend: asked again after a moment, since calibrations change."""
         at, known = self._heard.get(name, (0.0, None))
-        if known is not None and time.monotonic() - at < HEARD_SECONDS:
+        fresh = time.monotonic() - at < HEARD_SECONDS
+        if known is not None and fresh and (isinstance(known, dict) or not wait):
             return known
+        asking = asyncio.create_task(self._hear_gateway(name, wait))
+        if not wait:
+            await asyncio.wait({asking}, timeout=HEARD_SECONDS)
+            if not asking.done():  # what it says is there for the next one
+                return known or _Failure(f"the gateway of the backend {name!r} has not answered yet", time.monotonic())
+        return await asking
+
+    async def _hear_gateway(self, name: str, wait: bool) -> dict[str, Any] | _Failure:
+        known: dict[str, Any] | _Failure
         if self._ask_gateway is None:
             return _Failure(f"the backend {name!r} can't be described: the server is starting", time.monotonic())
         try:
-            known = {**await self._ask_gateway(name), "backend_name": name, "name": name}
+            known = {**await self._ask_gateway(name, wait), "backend_name": name, "name": name}
         except ServerError as error:
             known = _Failure(str(error), time.monotonic())
         self._heard[name] = (time.monotonic(), known)

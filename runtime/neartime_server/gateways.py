@@ -72,13 +72,13 @@ class Gateways:
         self._kept = {config.name: _Kept(config) for config in backends.gateways() if _managed(config)}
         backends.ask_gateways(self.describe)
 
-    async def describe(self, name: str) -> dict[str, Any]:
-        """What a backend is, as its gateway says; one that is just being started is waited for.
+    async def describe(self, name: str, wait: bool) -> dict[str, Any]:
+        """What a backend is, as its gateway says; with `wait`, one that is just being started is waited for.
 
         Raises:
             ServerError: it can't be described; the message says why.
         """
-        kept, deadline = self._kept.get(name), time.monotonic() + START_SECONDS
+        kept, deadline = self._kept.get(name), time.monotonic() + (START_SECONDS if wait else 0.0)
         while True:
             try:
                 return await self._bus.describe(name)

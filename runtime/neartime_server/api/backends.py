@@ -70,7 +70,7 @@ async def _status_of(here: Services, config: BackendConfig, fault: str) -> Backe
 async def _known(here: Services, config: BackendConfig) -> tuple[dict[str, Any], str]:
     """What the backend states of itself, and why it can't: one that can't be built must not hide the others."""
     try:
-        return await here.backends.configuration(config.name), ""
+        return await here.backends.configuration(config.name, wait=False), ""
     except Refused as refused:
         return {}, str(refused)
 
