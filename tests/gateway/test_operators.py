@@ -46,10 +46,15 @@ def started(file: Path, log: Path, key: str) -> Iterator[subprocess.Popen[bytes]
 @pytest.fixture
 def machine(tmp_path: Path) -> Iterator[Lab]:
     def entries(made: Lab) -> str:
-        return (
-            f'[[backends]]\nname = "far.away"\nfactory = "lab_machine:Machine"\noptions = {{ folder = "{made.folder}" }}\n'
-            '[backends.gateway]\nstarted_by = "operator"\ncredentials = { key = "variable:MACHINE_KEY" }\n'
-        )
+        return f"""
+[[backends]]
+name = "far.away"
+factory = "lab_machine:Machine"
+options = {{ folder = "{made.folder}" }}
+[backends.gateway]
+started_by = "operator"
+credentials = {{ key = "variable:MACHINE_KEY" }}
+"""
 
     with lab(tmp_path, entries) as made:
         made.service.upload_program(MEASURES, name="measures")

@@ -39,6 +39,18 @@ description = "Amazon Braket's local simulator"
 simulator = true
 [backends.gateway]
 requirements = ["qiskit-braket-provider>=0.11"]
+
+[[backends]]
+name = "fake_manila"
+factory = "qiskit_ibm_runtime.fake_provider:FakeManilaV2"
+[backends.gateway]
+requirements = ["qiskit-ibm-runtime", "qiskit-aer"]
+
+[[backends]]
+name = "fake_sherbrooke"
+factory = "qiskit_ibm_runtime.fake_provider:FakeSherbrooke"
+[backends.gateway]
+requirements = ["qiskit-ibm-runtime", "qiskit-aer"]
 """
 
 BELL = """
@@ -80,7 +92,12 @@ def runtime(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runtime]:
 def service(runtime: Runtime) -> Iterator[RuntimeService]:
     with runtime.service() as service:
         service.upload_program(BELL, name="bell")
-        for name in ("ions", "braket"):  # environments are made, which takes what the index takes
+        for name in (
+            "ions",
+            "braket",
+            "fake_manila",
+            "fake_sherbrooke",
+        ):  # environments are made, which takes what the index takes
             until(lambda name=name: service.backend(name).operational, 110)
         yield service
 
@@ -114,6 +131,22 @@ def test_a_bell_pair_in_a_session(runtime: Runtime, service: RuntimeService, nam
     assert configuration["num_qubits"] >= 20
     assert configuration["simulator"] is True
     assert set(configuration["basis_gates"]) >= gates - {"measure", "barrier"}
+
+
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize(("name", "qubits"), [("fake_manila", 5), ("fake_sherbrooke", 127)])
+def test_fake_backends_have_noise_and_their_calibrations_date(service: RuntimeService, name: str, qubits: int) -> None:
+    counts, ran, _, _ = service.run("bell", {"shots": 4000}, {"backend": name}).result(timeout=100)
+    assert sum(counts.values()) == 4000
+    assert counts["00"] + counts["11"] > 3200
+    assert counts.get("01", 0) + counts.get("10", 0) > 10
+    assert set(ran) <= {"cx", "ecr", "rz", "sx", "x", "measure", "barrier"}
+    backend = service.backend(name)
+    assert backend.num_qubits == qubits
+    assert len(backend.configuration()["coupling_map"]) >= qubits - 1
+    properties = backend.properties()
+    assert len(properties["qubits"]) == qubits
+    assert properties["last_update_date"] < "2025"  # of the device that it was taken from
 
 
 @pytest.mark.timeout(200)
