@@ -12,13 +12,10 @@ from typing import Final
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from neartime_server.app import embedded_nats
-from neartime_server.backends import Backends
 from neartime_server.bus import Keys, gateway_access
 from neartime_server.bus.keys import new_secret
 from neartime_server.bus.server import trust
 from neartime_server.errors import AdminError, StoreUnavailable
-from neartime_server.gateways import launch_of
 from neartime_server.settings import Settings
 from neartime_server.store import Store, instances
 
@@ -78,6 +75,11 @@ def run(settings: Settings, options: argparse.Namespace) -> None:
 
 
 def _gateway(settings: Settings, name: str, days: float, url: str | None) -> str:
+    # The other commands begin sooner without these.
+    from neartime_server.app import embedded_nats
+    from neartime_server.backends import Backends
+    from neartime_server.gateways import launch_of
+
     config = next((one for one in Backends.load(settings).gateways() if one.name == name), None)
     if config is None:
         raise AdminError(f"there is no backend {name!r} behind a gateway in the backends file")
