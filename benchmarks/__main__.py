@@ -27,6 +27,7 @@ BENCHMARKS = {
     "images": images.images,
     "cluster": cluster.cluster,
     "primitives": primitives.calls,
+    "local-mode": primitives.beside_local_mode,
     "sweep": primitives.sweep,
     "mitigation": primitives.mitigation,
 }

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ KUBECONFIG = Path("/var/lib/neartime-cluster/admin.conf")
 COLD, WARM = 7, 40
 PAUSE = 1.0
 """Seconds before each sample, in which the pod before has gone."""
+REST = 4.0
+"""The same, in which a pod that has just begun to wait has imported what it will."""
 IMPORT = "import time, qiskit, qiskit_aer; print(time.time())"
 PROGRAM = "import time\n\ndef main(backend, user_messenger):\n    user_messenger.publish(time.time())\n    return 1\n"
 AER = {"backend": "aer"}
@@ -33,32 +36,45 @@ def cluster(here: Runtime) -> list[Row]:
     os.environ.setdefault("NEARTIME_TEST_REGISTRY", "10.250.0.1:5000")
     sys.path.insert(0, str(TESTS))
     from cluster.world import in_pods
-    from clusters import fresh_namespace, given_cluster, pushed_images
+    from clusters import fresh_namespace, given_cluster, pushed_images, until
 
-    with given_cluster() as found, fresh_namespace(found, "bench") as namespace:
-        images = pushed_images(found)
-        with in_pods(found, namespace, images) as runtime, runtime.service() as service:
-            service.upload_program(PROGRAM, name="first")
+    with ExitStack() as stack:
+        found = stack.enter_context(given_cluster())
+        images, services = pushed_images(found), []
+        for name, spares in (("bench", 0), ("pool", 1)):
+            namespace = stack.enter_context(fresh_namespace(found, name))
+            runtime = stack.enter_context(in_pods(found, namespace, images, kubernetes_spares=spares))
+            services.append(stack.enter_context(runtime.service()))
+        said: list[str] = []
+        for service in services:
+            service.upload_program(PROGRAM, name="first", log=said.append)
             _first_line(service)  # the image is on the node now
-            image = found.core.list_namespaced_pod(namespace).items
-            reference = image[0].spec.containers[0].image if image else ""
-            cold, bare = [], []
-            for number in range(COLD):  # in turn: the machine is others', too
-                cold += repeat(1, lambda: _first_line(service), "a job by itself")
-                bare += repeat(1, lambda n=number: _bare(found, namespace, reference, f"bare-{n}"), "a bare pod")
-            warm = _session(service)
+        image = next(word for line in said for word in line.split() if "/first@" in word)
+        cold, pooled, bare = [], [], []
+        for number in range(COLD):  # in turn: the machine is others', too
+            cold += repeat(1, partial(_first_line, services[0]), "a job by itself")
+            bare += repeat(1, partial(_bare, found, namespace, image, f"bare-{number}"), "a bare pod")
+            until(lambda: _waits(found, namespace), 60)
+            pooled += repeat(1, partial(_first_line, services[1], REST), "a job in a pod that has waited")
+        warm = _session(services[0])
         with here.service() as service:
             service.upload_program(PROGRAM, name="first")
             floor = _session(service)
     of = "pod python -c 'import qiskit, qiskit_aer'"
     return [
         row("first line of main() in a pod", cold, "ms", of, bare, ratio=1.25),
+        row("the same in a pod that has waited", pooled, "ms", of, bare, ratio=0.2),
         row("a job in a warm session in a pod", warm, "ms", "the same, executor process", floor, ratio=1.5),
     ]
 
 
-def _first_line(service: RuntimeService) -> float:
-    time.sleep(PAUSE)
+def _waits(found: Any, namespace: str) -> bool:
+    spares = found.core.list_namespaced_pod(namespace, label_selector="neartime.io/spare").items
+    return any(pod.status.phase == "Running" for pod in spares)
+
+
+def _first_line(service: RuntimeService, pause: float = PAUSE) -> float:
+    time.sleep(pause)
     began = time.time()
     heard: list[float] = []
     service.run("first", {}, AER, callback=lambda _, value: heard.append(value)).result(timeout=120)
@@ -77,10 +93,9 @@ def _bare(found: Any, namespace: str, image: str, name: str) -> float:
 
 def _session(service: RuntimeService) -> list[float]:
     with Session(service, backend="aer") as session:
-        once: Callable[[], float] = lambda: _round_trip(session)  # noqa: E731
         for _ in range(5):
-            once()
-        return repeat(WARM, once, "jobs of a session")
+            _round_trip(session)
+        return repeat(WARM, partial(_round_trip, session), "jobs of a session")
 
 
 def _round_trip(session: Session) -> float:

@@ -15,12 +15,13 @@ from builder.packages import Index
 
 
 class PrivateIndex(Index):
-    """Serves the wheels of a folder to whoever has the password, on a loopback port. A context manager."""
+    """Serves the wheels of a folder to whoever has the password. A context manager."""
 
     USER = "reader"
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, address: str = "127.0.0.1") -> None:
         super().__init__(folder)
+        self.address = address
         self.password = secrets.token_hex(16)
         self.faults: dict[str, int] = {}
         """With which status files of a package are refused, by its name; 0 breaks the connection."""
@@ -52,7 +53,7 @@ class PrivateIndex(Index):
             def log_message(self, *_: object) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = ThreadingHTTPServer((address, 0), Handler)
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
         self._thread.start()
@@ -60,7 +61,7 @@ class PrivateIndex(Index):
     @property
     def url(self) -> str:
         """With the password in it, as uv takes it."""
-        return f"http://{self.USER}:{self.password}@127.0.0.1:{self._server.server_port}/simple"
+        return f"http://{self.USER}:{self.password}@{self.address}:{self._server.server_port}/simple"
 
     @property
     def secrets(self) -> list[bytes]:

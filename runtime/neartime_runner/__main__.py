@@ -20,7 +20,7 @@ from pathlib import Path
 from neartime.errors import NeartimeError
 
 PATIENCE = 120
-"""Seconds that a worker waits for its launch document on standard input."""
+"""Seconds that a worker waits for its launch document on standard input, unless it is told to wait longer."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
 
             zygote.serve(given.socket, given.alone)
         elif given.command == "worker":
-            return _worker(given.launch, given.answer)
+            return _worker(given.launch, given.answer, given.patience)
         elif given.command == "gateway":
             from neartime_runner import gateway, processes
 
@@ -58,6 +58,8 @@ def _parser() -> argparse.ArgumentParser:
     worker = commands.add_parser("worker", help="run one worker to its end")
     worker.add_argument("launch", metavar="LAUNCH", help="its launch document, a JSON file; - is standard input")
     worker.add_argument("--answer", action="store_true", help="tell on standard output that it has been read")
+    patience = f"seconds that it waits for a document on standard input ({PATIENCE})"
+    worker.add_argument("--patience", type=int, default=PATIENCE, metavar="SECONDS", help=patience)
     gateway = commands.add_parser("gateway", help="serve one backend to workers, until SIGTERM")
     gateway.add_argument("launch", type=Path, metavar="LAUNCH", help="its launch document, a JSON file")
     gateway.add_argument("--lock", type=Path, help="a file that it holds while it lives")
@@ -69,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _worker(name: str, answers: bool) -> int:
+def _worker(name: str, answers: bool, patience: int) -> int:
     if os.getpid() == 1:  # the first process of a container hears no signal that it does not ask for
         signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
     from neartime.contract.launch import Launch
@@ -78,8 +80,8 @@ def _worker(name: str, answers: bool) -> int:
     def take() -> Launch:
         if name != "-":
             return Launch.model_validate_json(Path(name).read_text())
-        signal.signal(signal.SIGALRM, lambda *_: _give_up())
-        signal.alarm(PATIENCE)  # a server that dies while it starts a worker leaves one that nobody knows
+        signal.signal(signal.SIGALRM, lambda *_: _give_up(patience))
+        signal.alarm(patience)  # a server that dies while it starts a worker leaves one that nobody knows
         launch = Launch.model_validate_json(sys.stdin.readline())
         signal.alarm(0)
         if answers:
@@ -89,8 +91,8 @@ def _worker(name: str, answers: bool) -> int:
     return supervise(take)
 
 
-def _give_up() -> None:
-    print(f"neartime_runner: nobody has given it a launch document within {PATIENCE} s", file=sys.stderr, flush=True)
+def _give_up(patience: int) -> None:
+    print(f"neartime_runner: nobody has given it a launch document within {patience} s", file=sys.stderr, flush=True)
     os._exit(3)
 
 

@@ -35,8 +35,8 @@ class FetchFailed(NeartimeError):
     """The control plane does not give the value, or what came is not it."""
 
 
-async def fetch(ask: Ask, job_id: str, wanted: Fetchable) -> AsyncGenerator[bytes, None]:
-    """The value's chunks in order; waits for as long as the broker is away.
+async def fetch(ask: Ask, job_id: str | None, wanted: Fetchable) -> AsyncGenerator[bytes, None]:
+    """The value's chunks in order; waits for as long as the broker is away. No job: the program's own files.
 
     The last one may come before it shows that the value is damaged: then this raises behind it.
 
@@ -72,7 +72,7 @@ async def _chunk(ask: Ask, request: Fetch) -> bytes:
         with suppress(NatsError, OSError, asyncio.TimeoutError):
             if chunk := await ask(request, ANSWER_SECONDS):
                 return chunk
-            raise FetchFailed(f"chunk {request.chunk} of a value of the job was refused")
+            raise FetchFailed(f"chunk {request.chunk} of a value was refused")
         log.info("chunk %d was not answered: asking again", request.chunk)
         await asyncio.sleep(pause)
         pause = min(pause * 2, PAUSES[1])

@@ -12,7 +12,7 @@ import os
 import signal
 import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,8 @@ from neartime.contract.gateways import Asked, Verb, pack
 from neartime.contract.jobs import JobStatus, ReasonCode
 from neartime.contract.launch import Answer, Beat, Cancel, Drain, Fetch, Fetchable, Launch, NatsAccess, Start
 from neartime.contract.version import incompatible
+from neartime.errors import NeartimeError
+from neartime.packaging import archive
 from neartime.stream import Line, Link
 from neartime.stream.link import AWAY
 from neartime_runner import processes
@@ -98,6 +100,9 @@ class Worker:
         self._draining = False
         self._exit_code = 0
         self._forking = asyncio.Lock()
+        self._missing = None if Path(self._folder).exists() else launch.files
+        self._has_files = asyncio.Event()
+        """Set when the program's files are in its folder."""
         self._tasks: set[asyncio.Task[None]] = set()
         remote = launch.backend.home is BackendHome.GATEWAY
         self._relay = Relay(self._ask_gateway) if remote else None
@@ -111,7 +116,7 @@ class Worker:
         line = Line(self._access, name=f"neartime worker {self._id}", opened=self._opened)
         opening = asyncio.ensure_future(line.link())
         chores = [asyncio.ensure_future(work) for work in (self._outbox.keep_trying(), self._beats(), self._idle())]
-        self._spawn(self._replace_child())
+        self._spawn(self._begin(opening))
         try:
             await self._ending.wait()
             with suppress(asyncio.TimeoutError):
@@ -125,6 +130,20 @@ class Worker:
             self._nursery.close()
             processes.kill_children()
         return self._exit_code
+
+    async def _begin(self, opening: Awaitable[Link]) -> None:
+        if self._missing is not None:
+            try:
+                await opening
+                await _lay_out(fetch(self._ask, None, self._missing), Path(self._folder))
+            except (NeartimeError, OSError) as error:
+                log.error("the program's files can't be had: %s", error)
+                self._exit_code = 1
+                self._drain()
+                return
+        self._has_files.set()
+        self._news.set()
+        await self._replace_child()
 
     # --- the connection
 
@@ -159,7 +178,8 @@ class Worker:
             self._news.clear()
             if self._link is not None and self._link.client.is_connected:
                 job_id = self._attempt.start.job_id if self._attempt is not None else None
-                beat = Beat(worker_id=self._id, job_id=job_id, draining=self._draining)
+                ready = self._has_files.is_set()
+                beat = Beat(worker_id=self._id, job_id=job_id, ready=ready, draining=self._draining)
                 subject = subjects.beat(self._id)
                 with suppress(*AWAY):
                     await self._link.client.publish(subject, headers=self._signed(subject, beat))
@@ -353,3 +373,17 @@ class Worker:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+async def _lay_out(chunks: AsyncGenerator[bytes, None], folder: Path) -> None:
+    """Unpacks an archive that comes in chunks; the folder is there with all of its files, or not at all.
+
+    Raises:
+        NeartimeError: it is refused, damaged, or none.
+        OSError: there is no room for it.
+    """
+    data = b"".join([chunk async for chunk in chunks])
+    draft = folder.with_name(f".{folder.name}-{os.getpid()}")
+    draft.mkdir(parents=True)
+    await asyncio.to_thread(archive.unpack, data, draft)
+    draft.rename(folder)

@@ -133,7 +133,8 @@ def _workplace(settings: Settings, backends: Backends, keys: Keys) -> tuple[Exec
 
         if settings.executor == "kubernetes":
             placements = {name: backends.get(name).placement for name in backends.names()}
-            return containers.pods(settings, placements, keys.installation), containers.builder(settings)
+            executor = containers.pods(settings, placements, keys.installation)
+            return executor, containers.builder(settings, placements, keys.installation)
         return containers.executor(settings), containers.builder(settings)
     except ModuleNotFoundError as error:
         name = settings.executor

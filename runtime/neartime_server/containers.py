@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from neartime.contract.backends import Placement
@@ -16,9 +18,11 @@ from neartime.errors import NeartimeError, NotInRegistry
 from neartime.oci import Credentials, Reference, Registry
 from neartime_server.builder import uv
 from neartime_server.builder.images import ImageBuilder, ImageMaker
+from neartime_server.builder.images.layers import Layers
 from neartime_server.builder.images.prune import in_engine, in_registry
 from neartime_server.builder.images.recipe import ENVIRONMENTS, Base
 from neartime_server.builder.images.registry import RegistryMaker
+from neartime_server.builder.images.remote import Remote
 from neartime_server.builder.prune import Needed, Unneeded
 from neartime_server.errors import BuildFailed, ConfigurationError, Refused
 from neartime_server.executors import Executor, addresses
@@ -69,17 +73,56 @@ def pods(settings: Settings, placements: Mapping[str, Placement], installation: 
             nats=settings.kubernetes_nats,
             pending=settings.kubernetes_pending,
             longest=settings.session_max_ttl + LONGER,
+            spares=settings.kubernetes_spares,
         )
     except ValueError as error:
         raise ConfigurationError(f"NEARTIME_KUBERNETES_NATS: {error}") from error
 
 
-def builder(settings: Settings) -> ImageBuilder:
+def builder(
+    settings: Settings, placements: Mapping[str, Placement] | None = None, installation: str = ""
+) -> ImageBuilder:
     """
     Raises:
         ConfigurationError: there is no such builder, or it has no registry, or the Docker Engine does not answer.
     """
-    return ImageBuilder(settings.home, _maker(settings), settings.base_image)
+    maker = _maker(settings)
+    remote = _remote(settings, maker, placements or {}, installation)
+    ahead = settings.executor == "kubernetes" and settings.kubernetes_spares > 0
+    return ImageBuilder(settings.home, maker, settings.base_image, remote, ahead=ahead)
+
+
+def _remote(
+    settings: Settings, maker: ImageMaker, placements: Mapping[str, Placement], installation: str
+) -> Callable[[Layers], Remote] | None:
+    """Who fetches packages, where it is not the server."""
+    able = settings.executor == "kubernetes" and isinstance(maker, RegistryMaker)
+    chosen = settings.packages or ("job" if able else "server")
+    if chosen == "server":
+        return None
+    if chosen != "job":
+        raise ConfigurationError(f"NEARTIME_PACKAGES={chosen!r}: expected job or server")
+    if not (settings.executor == "kubernetes" and isinstance(maker, RegistryMaker)):
+        raise ConfigurationError("NEARTIME_PACKAGES=job needs NEARTIME_EXECUTOR=kubernetes, NEARTIME_BUILDER=registry")
+    from neartime_server.executors.cluster import Cluster
+    from neartime_server.executors.jobs import Jobs
+    from neartime_server.executors.manifests import Bounds
+
+    bounds = Bounds(settings.packages_memory, settings.packages_disk, settings.packages_seconds)
+    if not re.fullmatch(r"[1-9][0-9]*(Mi|Gi)", bounds.memory):
+        raise ConfigurationError(f"NEARTIME_PACKAGES_MEMORY={bounds.memory!r}: expected a number and Mi or Gi")
+    try:
+        jobs = Jobs(
+            Cluster(settings.kubernetes_namespace, settings.kubeconfig),
+            installation,
+            next(iter(placements.values()), Placement()),
+            bounds=bounds,
+            pending=settings.kubernetes_pending,
+            index=settings.packages_index,
+        )
+    except ValueError as error:
+        raise ConfigurationError(f"NEARTIME_PACKAGES_INDEX: {error}") from error
+    return partial(Remote, jobs, maker)
 
 
 def _maker(settings: Settings) -> ImageMaker:

@@ -81,6 +81,18 @@ class Settings:
     """Registries, with commas between them, that speak HTTP without TLS; those on loopback addresses may anyway."""
     base_image: str = "docker.io/library/python:{python}-slim"
     """The image that programs are built on; `{python}` stands for a minor version."""
+    packages: str | None = None
+    """Where packages of images are fetched: `job`, a Kubernetes Job in the namespace of workers; or `server`. None: a
+    Job where the executor is `kubernetes` and the builder `registry`."""
+    packages_memory: str = "2Gi"
+    """That such a Job may use."""
+    packages_disk: str = "10Gi"
+    """Of its node, that it may fill: packages as they come, installed and packed."""
+    packages_seconds: float = 1800.0
+    """It may take, a wait for its image and for a place included."""
+    packages_index: str | None = None
+    """Where it reaches the package index, for a NetworkPolicy that allows nothing else, as NEARTIME_KUBERNETES_NATS
+    says where NATS is. None: the operator makes that policy."""
     docker_host: str | None = None
     """Where the Docker Engine listens, `unix:///run/docker.sock`; None: as DOCKER_HOST says, or Docker's own place."""
     docker_network: str | None = None
@@ -96,8 +108,11 @@ class Settings:
     """Where pods reach NATS, for a NetworkPolicy that allows nothing else: `10.0.0.5/32:4222`, or a namespace and a
     label of NATS' pods, `nats/app.kubernetes.io/name=nats:4222`. None: the operator makes that policy."""
     kubernetes_pending: float = 300.0
-    """Seconds that a pod may wait for its image, or for a place that no node has, before its job fails with what the
-    cluster says."""
+    """Seconds that a pod may wait for an image that can't be had, or for a place that no node has, before its job fails
+    with what the cluster says. A pull that makes progress may take longer."""
+    kubernetes_spares: int = 0
+    """Pods that wait for a session with Qiskit imported, for each kind of placement: the first job of a session whose
+    program has no requirements runs in one at once. Each holds the cores and memory that a program has by default."""
 
     # --- limits
     max_body_bytes: int = 512 << 20

@@ -15,7 +15,7 @@ class Index:
         self.folder = folder
         folder.mkdir()
 
-    def wheel(self, name: str, version: str, *requires: str, source: str = "") -> None:
+    def wheel(self, name: str, version: str, *requires: str, source: str = "", entry_points: str = "") -> None:
         """A wheel with one module of the package's name."""
         metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
         metadata += "".join(f"Requires-Dist: {one}\n" for one in requires)
@@ -25,6 +25,8 @@ class Index:
             f"{info}/METADATA": metadata,
             f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
         }
+        if entry_points:
+            files[f"{info}/entry_points.txt"] = entry_points
         record = "".join(f"{path},sha256={_digest(text)},{len(text)}\n" for path, text in files.items())
         with zipfile.ZipFile(self.folder / f"{name}-{version}-py3-none-any.whl", "w") as archive:
             for path, text in {**files, f"{info}/RECORD": f"{record}{info}/RECORD,,\n"}.items():

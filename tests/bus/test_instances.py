@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
+import shutil
 from pathlib import Path
 
 from bus.conftest import World
@@ -11,7 +13,9 @@ from bus.conftest import World
 from neartime.contract import subjects
 from neartime.contract.events import Envelope
 from neartime.contract.ids import new_id
-from neartime_server.bus import Keys
+from neartime_server.bus import Bus, Keys
+from neartime_server.bus.keys import KeyPair
+from neartime_server.errors import BusError
 
 
 async def test_an_instance_that_is_removed_lets_nobody_in(world: World) -> None:
@@ -36,6 +40,51 @@ async def test_events_and_accounts_outlive_a_killed_server(world: World) -> None
         assert (await anext(events)).body == b"2"
     await events.aclose()
     assert world.bus.connected
+
+
+async def test_a_nats_server_that_has_lost_all_that_it_had_is_told_it_again(world: World) -> None:
+    """As one that becomes a cluster: whoever was connected finds another in its place."""
+
+    async def say(number: int) -> int:
+        envelope = Envelope(world.worker_id, 1, number)
+        return await world.bus.publish(world.instance, world.session, world.job, "interim", envelope, b"1")
+
+    assert await say(1) == 1
+    world.server.kill()
+    for name in ("js", "jwt"):
+        shutil.rmtree(world.settings.home / "nats" / name)
+    await world.server.start()
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                assert await say(2) == 1
+                break
+            except BusError:
+                await asyncio.sleep(0.2)
+    access = world.bus.reader_access(world.other, 60)
+    assert await world.enters(access.credential, access.inbox), "the other instance, which says nothing, is there, too"
+
+
+async def test_a_server_whose_quotas_are_larger_has_its_way_after_one_of_before_has_told_its_own(
+    world: World, tmp_path: Path
+) -> None:
+    """Both run while servers are rolled out."""
+    larger = dataclasses.replace(world.settings, bulk_stream_bytes=3 * world.settings.bulk_stream_bytes)
+    new = Bus(larger, world.keys)
+    await new.connect(world.server.url)
+    try:
+        assert new._accounts is not None
+        await new._accounts.ensure(world.instance)
+        await world.bus.revoke(world.instance, {KeyPair.new_user().public: 1})  # which pushes its own quota
+        async with asyncio.timeout(30):
+            while True:
+                try:
+                    await new.add_instance(world.instance)
+                    break
+                except BusError:
+                    await asyncio.sleep(0.2)
+    finally:
+        await new.close()
 
 
 async def test_a_stream_that_is_nearly_full_keeps_what_is_needed_and_no_more(world: World) -> None:

@@ -12,6 +12,8 @@ import pytest
 import yaml
 
 CHART = Path(__file__).parents[2] / "charts" / "neartime"
+BEFORE = Path(__file__).parent / "neartime-0.1.0.tgz"
+"""The chart's version before this one, as it was packed: a checkout need not have its history."""
 VALUES = Path(__file__).parent / "values"
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "neartime" / "cluster"
 

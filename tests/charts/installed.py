@@ -22,6 +22,8 @@ from registries import Authority
 from neartime import RuntimeService
 
 NAME = "lab-neartime"
+_OF_BEFORE = {"name": "NEARTIME_PACKAGES", "value": "server"}
+"""A server of now, under a chart that lets it make no Jobs."""
 NODE_PORTS = range(30000, 32768)
 
 
@@ -55,6 +57,8 @@ class Installed:
     values: Object
     release: str = "lab"
     ports: dict[str, int] = field(default_factory=dict)
+    chart: Path = CHART
+    """What it is installed by; upgrades are to the chart as it is."""
 
     # --- helm
 
@@ -64,7 +68,7 @@ class Installed:
         return done.stdout
 
     def install(self) -> str:
-        return self.helm("install", self.release, CHART, "--values", self._file(), "--wait", "--timeout", "200s")
+        return self.helm("install", self.release, self.chart, "--values", self._file(), "--wait", "--timeout", "200s")
 
     def upgrade(self, **changes: Any) -> str:
         _merge(self.values, changes)
@@ -168,6 +172,7 @@ def installed(
     cluster: Cluster,
     folder: Path,
     nats: int = 1,
+    chart: Path = CHART,
     authority: Authority | None = None,
     operator: Object | None = None,
     prepare: Callable[[Installed], None] | None = None,
@@ -177,6 +182,7 @@ def installed(
 
     Args:
         nats: how many servers.
+        chart: another version of it.
         authority: signs a certificate for NATS' door.
         operator: the data of a Secret that was the operator's before.
         prepare: makes what the values name, before anything is installed.
@@ -187,14 +193,17 @@ def installed(
         WheelIndex(cluster.machine, wheels()) as index,
     ):
         ports = _free_ports(cluster, 2)
-        made = Installed(cluster, namespace, folder, pushed(cluster))
+        made = Installed(cluster, namespace, folder, pushed(cluster), chart=chart)
         made.ports = {"http": ports[0], "nats": ports[1]}
         small = {"requests": {"cpu": "50m", "memory": "64Mi"}}  # several installations share a small node
         defaults: Object = {
             "server": {
                 "service": {"type": "NodePort", "nodePort": ports[0]},
                 "resources": {"requests": {"cpu": "50m", "memory": "128Mi"}},
-                "extraEnv": [{"name": "UV_DEFAULT_INDEX", "value": index.url}],
+                "extraEnv": [
+                    {"name": "UV_DEFAULT_INDEX", "value": index.url},
+                    *([] if chart == CHART else [_OF_BEFORE]),
+                ],
             },
             "nats": {
                 "replicas": nats,

@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from charts.helm import Objects, template, tool
+from charts.helm import BEFORE, CHART, Objects, template, tool
 from charts.installed import NAME, Installed, installed, ready
 from clusters import STATE, Cluster, fresh_namespace, until
 from databases import Postgres
@@ -169,14 +169,17 @@ def test_the_server_may_not_do_what_it_need_not(lab: Installed) -> None:
         who = f"system:serviceaccount:{lab.namespace}:{NAME}"
         resource, _, subresource = what.partition("/")
         attributes = {"verb": verb, "resource": resource, "subresource": subresource, "namespace": namespace}
-        if resource == "networkpolicies":
-            attributes["group"] = "networking.k8s.io"
+        if resource in (groups := {"networkpolicies": "networking.k8s.io", "jobs": "batch"}):
+            attributes["group"] = groups[resource]
         review = {"spec": {"user": who, "resourceAttributes": attributes}}
         return bool(client.AuthorizationV1Api(lab.cluster.api).create_subject_access_review(review).status.allowed)
 
     workers = lab.workers_namespace
     assert may("create", "pods", workers)
     assert may("create", "pods/attach", workers)
+    assert may("create", "jobs", workers)
+    assert not may("patch", "jobs", workers)
+    assert not may("create", "jobs", lab.namespace)
     assert not may("create", "pods/exec", workers)
     for verb in ("get", "list", "create", "delete"):
         assert not may(verb, "secrets", workers)
@@ -233,6 +236,42 @@ def test_a_backup_is_restored_in_another_installation(lab: Installed, cluster: C
             again = after.run("kept", {"count": 3}, {"backend": "aer"}, callback=lambda _, value: heard.append(value))
             assert again.result(timeout=120) == 3
             assert heard == [0, 1, 2]
+
+
+def test_an_upgrade_from_the_chart_of_before_keeps_a_session_that_runs(cluster: Cluster, tmp_path: Path) -> None:
+    """The server is of now: what it wants beyond that chart is turned off there."""
+    with installed(cluster, tmp_path, chart=BEFORE) as made:
+        assert "neartime-0.1.0" in made.helm("list", "--filter", made.release)
+        variables = made.values["server"]["extraEnv"]
+        heard: list[int] = []
+        begun = threading.Event()
+
+        def hear(_: str, value: int) -> None:
+            heard.append(value)
+            if len(heard) == 10:
+                begun.set()
+
+        with made.service() as service:
+            service.upload_program(COUNT, name="count")
+            with Session(service, backend="aer") as session:
+                job = session.run("count", {"pause": 0.3}, callback=hear)
+                assert begun.wait(180), made.told()
+                [worker] = made.workers()
+                servers = {pod.metadata.uid for pod in made.pods("server")}
+                without = [one for one in variables if one["name"] != "NEARTIME_PACKAGES"]
+                made.upgrade(server={"extraEnv": without})
+                during = len(heard)
+                assert job.result(timeout=180) == 100
+                job.wait_for_final_state(30)
+                assert heard == list(range(100))
+                assert during < 100, "the job was over before the upgrade was"
+                assert not servers & {pod.metadata.uid for pod in made.pods("server") if ready(pod)}
+                assert session.run("count", {"count": 3}).result(timeout=60) == 3
+                assert made.workers() == [worker]
+            service.upload_program(COUNT, name="another", requirements=["idna"])
+            assert service.run("another", {"count": 3}, {"backend": "aer"}).result(timeout=180) == 3
+        version = yaml.safe_load((CHART / "Chart.yaml").read_text())["version"]
+        assert f"neartime-{version}" in made.helm("list", "--filter", made.release)
 
 
 def test_one_nats_server_becomes_three_as_it_is_documented(cluster: Cluster, tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ import pytest
 import yaml
 from charts.helm import Object, Objects, objects, tool
 
+from neartime_server.executors.manifests import BUILDER
+
 pytestmark = pytest.mark.cluster
 
 INTERNET = {"IP": "198.51.100.1"}
@@ -75,6 +77,33 @@ def test_a_worker_reaches_nats_and_names_alone_and_nobody_reaches_it(values: str
     assert [name for name, open_ in zip(targets, verdicts, strict=True) if open_] == ["NATS", "names"]
     sources = [inside(made, "server"), inside(made, "nats"), INTERNET]
     assert allowed(tmp_path, made, [(source, worker, 8000) for source in sources]) == [False] * 3
+
+
+@pytest.mark.parametrize(("values", "workers"), [("simple", "lab-neartime-workers"), ("production", "quantum-workers")])
+def test_a_job_that_fetches_packages_reaches_the_index_and_names_alone(
+    values: str, workers: str, tmp_path: Path
+) -> None:
+    made = objects(values)
+    job = pod(workers, {"app.kubernetes.io/name": "neartime-packages", BUILDER: "cafe"})
+    worker = pod(workers, {"app.kubernetes.io/name": "neartime-worker"})
+    targets = {
+        "an index on the internet": (INTERNET, 443),
+        "names": (pod("kube-system", {"k8s-app": "kube-dns"}), 53),
+        "the internet without TLS": (INTERNET, 80),
+        "NATS": (inside(made, "nats"), 4222),
+        "the server": (inside(made, "server"), 8787),
+        "a worker": (worker, 8000),
+        "the Kubernetes API": ({"IP": "10.96.0.1"}, 443),
+        "a host of the lab's": ({"IP": "192.168.1.2"}, 443),
+        "the metadata address": (METADATA, 443),
+    }
+    verdicts = allowed(tmp_path, made, [(job, to, port) for to, port in targets.values()])
+    assert [name for name, open_ in zip(targets, verdicts, strict=True) if open_] == [
+        "an index on the internet",
+        "names",
+    ]
+    sources = [inside(made, "server"), worker, job, INTERNET]
+    assert allowed(tmp_path, made, [(source, job, 8000) for source in sources]) == [False] * 4
 
 
 def test_the_database_is_the_servers_and_its_migrations(tmp_path: Path) -> None:

@@ -5,19 +5,22 @@ from __future__ import annotations
 import base64
 import json
 import re
+import tarfile
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from charts.helm import CHART, VALUES, Object, Objects, environment, helm, objects, refused
+from charts.helm import BEFORE, CHART, VALUES, Object, Objects, environment, helm, objects, refused
+from packaging.version import Version
 
 import neartime
 from neartime.contract.backends import Placement
 from neartime.contract.version import SUPPORTED_VERSIONS
 from neartime_server.backends import Backends
 from neartime_server.bus import Keys
+from neartime_server.executors.manifests import BUILDER
 from neartime_server.settings import Settings
 
 try:
@@ -97,10 +100,12 @@ def test_the_server_may_touch_pods_of_workers_and_nothing_else(values: str) -> N
     assert role["metadata"]["namespace"] == binding["metadata"]["namespace"] == workers != "neartime"
     allowed = {resource: rule["verbs"] for rule in role["rules"] for resource in rule["resources"]}
     assert allowed == {
-        "pods": ["create", "get", "list", "watch", "delete"],
+        "pods": ["create", "get", "list", "watch", "patch", "delete"],
         "pods/attach": ["create", "get"],
         "pods/log": ["get"],
         "events": ["list"],
+        "pods/portforward": ["create", "get"],
+        "jobs": ["create", "get", "list", "delete"],
     }
 
 
@@ -148,7 +153,12 @@ def test_the_smallest_values_make_all_that_is_needed() -> None:
         "NEARTIME_EXECUTOR": "kubernetes",
         "NEARTIME_KUBERNETES_NAMESPACE": "lab-neartime-workers",
         "NEARTIME_KUBERNETES_PENDING": "300",
+        "NEARTIME_KUBERNETES_SPARES": "0",
         "NEARTIME_BUILDER": "registry",
+        "NEARTIME_PACKAGES": "job",
+        "NEARTIME_PACKAGES_MEMORY": "2Gi",
+        "NEARTIME_PACKAGES_DISK": "10Gi",
+        "NEARTIME_PACKAGES_SECONDS": "1800",
         "NEARTIME_REGISTRY": "registry.lab.example/programs",
     }
     labels = made("Namespace", "lab-neartime-workers")["metadata"]["labels"]
@@ -281,7 +291,10 @@ def test_what_is_somebody_elses_is_not_made() -> None:
     assert policy["egress"] == [
         {"to": [{"ipBlock": {"cidr": "10.0.0.0/29"}}], "ports": [{"protocol": "TCP", "port": 4222}]}
     ]
-    assert policy["podSelector"] == {}
+    assert policy["podSelector"] == {"matchExpressions": [{"key": BUILDER, "operator": "DoesNotExist"}]}
+    others = made("NetworkPolicy", "lab-neartime-packages")["spec"]
+    assert others["podSelector"] == {"matchExpressions": [{"key": BUILDER, "operator": "Exists"}]}
+    assert others["ingress"] == []
 
 
 def test_prometheus_gets_an_operators_token() -> None:
@@ -379,14 +392,23 @@ def test_settings_are_those_of_the_server_that_the_chart_does_not_set_itself() -
         given = yaml.safe_load((VALUES / f"{values}.yaml").read_text()).get("settings", {})
         found = environment(objects(values).pods()["Deployment lab-neartime"])
         variables |= {name.removeprefix("NEARTIME_").lower() for name in found} - set(given)
-    not_here = {"docker_host", "docker_network", "kubeconfig", "kubernetes_nats"}
-    """Of other executors; and the policy is the chart's own."""
+    not_here = {"docker_host", "docker_network", "kubeconfig", "kubernetes_nats", "packages_index"}
+    """Of other executors; and the policies are the chart's own."""
     assert settings == {one.name for one in fields(Settings)} - variables - not_here
 
 
 def test_placements_fields_are_those_that_the_server_reads() -> None:
     placement = SCHEMA["properties"]["backends"]["items"]["properties"]["placement"]
     assert set(placement["properties"]) == set(Placement.model_fields)
+
+
+def test_the_chart_is_newer_than_the_one_that_is_upgraded_from() -> None:
+    with tarfile.open(BEFORE) as packed:
+        file = packed.extractfile("neartime/Chart.yaml")
+        assert file is not None
+        before = yaml.safe_load(file)["version"]
+    now = yaml.safe_load((CHART / "Chart.yaml").read_text())["version"]
+    assert Version(before) < Version(now)
 
 
 def test_the_chart_states_the_version_and_the_contract_of_its_server() -> None:

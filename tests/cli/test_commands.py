@@ -47,7 +47,7 @@ def environment(runtime: Runtime, tmp_path_factory: pytest.TempPathFactory) -> d
 
 @pytest.fixture(scope="module")
 def neartime(environment: dict[str, str]) -> Neartime:
-    def call(*arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+    def call(*arguments: str, stdin: str | None = None, patience: float = 90) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             command(*arguments),
             env=environment,
@@ -55,7 +55,7 @@ def neartime(environment: dict[str, str]) -> Neartime:
             input=stdin,
             capture_output=True,
             text=True,
-            timeout=90,
+            timeout=patience,
             check=False,
         )
 
@@ -90,11 +90,12 @@ def test_a_file_is_uploaded_and_run(neartime: Neartime, environment: dict[str, s
     assert events(run)[-1]["value"] == {"other": 3}
 
 
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("template", templates.names())
 def test_a_program_that_was_begun_runs_as_it_is(neartime: Neartime, template: str) -> None:
     name = f"begun-{template}"
     assert neartime("program", "init", name, "--template", template).returncode == 0
-    run = neartime("run", f"./{name}", "--inputs", f"{name}/inputs.json", "--backend", "aer", "--json")
+    run = neartime("run", f"./{name}", "--inputs", f"{name}/inputs.json", "--backend", "aer", "--json", patience=300)
     assert run.returncode == 0, run.stderr
     said = events(run)
     assert [one for one in said if one["event"] == "interim"]

@@ -31,6 +31,34 @@ def main(backend, user_messenger, count=100, pause=0.05):
         time.sleep(pause)
     return count
 """
+OBLIGING = """
+import time
+
+def main(backend, user_messenger):
+    user_messenger.publish("begun")
+    while True:
+        time.sleep(0.1)
+"""
+STUBBORN = """
+import signal, time
+
+def main(backend, user_messenger):
+    user_messenger.publish("begun")
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    while True:
+        try:
+            time.sleep(0.1)
+        except BaseException:
+            pass
+"""
+TOOL = "import lab_tool\n\ndef main(backend, user_messenger):\n    return lab_tool.TOOL\n"
+READS = """
+from pathlib import Path
+
+def main(backend, user_messenger):
+    here = Path(__file__).parent
+    return [str(here), int((here / "number.txt").read_text())]
+"""
 RESUMES = """
 import time
 
@@ -85,10 +113,36 @@ def test_the_vqe_template_runs_in_a_session_of_pods_and_its_energies_are_heard(
     until(lambda: workers(cluster, namespace) == [], 60)
 
 
-def test_a_program_with_a_requirement_of_its_own_runs_in_a_pod(service: RuntimeService) -> None:
-    code = "import six\n\ndef main(backend, user_messenger):\n    return six.__version__\n"
-    service.upload_program(code, name="six", requirements=["six==1.16.0"])
-    assert service.run("six", {}, {"backend": "aer"}).result(timeout=180) == "1.16.0"
+def test_the_first_job_of_a_session_runs_in_a_pod_that_has_waited_for_it(
+    cluster: Cluster, cluster_images: ClusterImages, tmp_path: Path
+) -> None:
+    (tmp_path / "program.py").write_text(READS)
+    (tmp_path / "number.txt").write_text("42")
+    options = {"backend": "aer"}
+    with (
+        fresh_namespace(cluster, "pool") as namespace,
+        in_pods(cluster, namespace, cluster_images, kubernetes_spares=1) as runtime,
+        runtime.service() as service,
+    ):
+
+        def waiting() -> list[str]:
+            spares = cluster.core.list_namespaced_pod(namespace, label_selector="neartime.io/spare").items
+            return [pod.metadata.name for pod in spares if pod.status.phase == "Running"]
+
+        service.upload_program(tmp_path, name="reads")
+        service.upload_program(TOOL, name="tool", requirements=["lab-tool"])
+        (first,) = until(waiting, 90)
+        with Session(service, backend="aer") as session:
+            place, number = session.run("reads").result(timeout=60)
+            assert (place.split("/")[1], number) == ("tmp", 42)
+            assert session.run("reads").result(timeout=60) == [place, 42]
+            assert workers(cluster, namespace) == [first]
+        (second,) = until(waiting, 90)
+        assert second != first  # whoever comes next finds nothing of the session before
+        assert service.run("tool", {}, options).result(timeout=180) == 41
+        assert waiting() == [second]
+        until(lambda: workers(cluster, namespace) == [], 60)
+        assert service.run("reads", {}, options).result(timeout=60)[1] == 42
 
 
 def test_a_server_that_dies_in_the_middle_of_a_job_costs_no_message(
@@ -147,6 +201,41 @@ def test_a_job_whose_pod_is_deleted_fails_with_that_reason(
     assert failed.value.reason_code is ReasonCode.WORKER_LOST
 
 
+def test_a_job_that_does_not_heed_that_its_pod_is_deleted_is_told_the_same(
+    service: RuntimeService, cluster: Cluster, namespace: str
+) -> None:
+    service.upload_program(STUBBORN, name="stays")
+    begun = threading.Event()
+    job = service.run("stays", {}, {"backend": "aer"}, callback=lambda *_: begun.set())
+    assert begun.wait(120)
+    for name in workers(cluster, namespace):
+        cluster.core.delete_namespaced_pod(name, namespace)
+    with pytest.raises(JobFailed, match="its pod was deleted from outside"):
+        job.result(timeout=120)
+
+
+@pytest.mark.parametrize("source", [OBLIGING, STUBBORN], ids=["obliging", "stubborn"])
+def test_a_job_whose_node_is_drained_says_so_in_the_clusters_words(
+    service: RuntimeService, cluster: Cluster, namespace: str, source: str
+) -> None:
+    service.upload_program(source, name="stays")
+    begun = threading.Event()
+    job = service.run("stays", {}, {"backend": "aer"}, callback=lambda *_: begun.set())
+    assert begun.wait(120)
+    evict(cluster, namespace)
+    with pytest.raises(JobFailed, match="its node is being drained") as failed:
+        job.result(timeout=120)
+    assert failed.value.reason_code is ReasonCode.WORKER_LOST
+    assert "told to end" not in str(failed.value)
+
+
+def evict(cluster: Cluster, namespace: str) -> None:
+    """As `kubectl drain` does."""
+    for name in workers(cluster, namespace):
+        eviction = {"metadata": {"name": name, "namespace": namespace}}
+        cluster.core.create_namespaced_pod_eviction(name, namespace, eviction)
+
+
 def test_a_job_with_checkpoints_goes_on_elsewhere_when_its_pod_is_evicted(
     service: RuntimeService, cluster: Cluster, namespace: str
 ) -> None:
@@ -161,9 +250,7 @@ def test_a_job_with_checkpoints_goes_on_elsewhere_when_its_pod_is_evicted(
 
     job = service.run("resumes", {}, {"backend": "aer"}, callback=hear)
     assert half.wait(120)
-    for name in workers(cluster, namespace):
-        eviction = {"metadata": {"name": name, "namespace": namespace}}
-        cluster.core.create_namespaced_pod_eviction(name, namespace, eviction)
+    evict(cluster, namespace)
     assert job.result(timeout=120) >= 15
     job.wait_for_final_state(10)
     assert heard == list(range(60))

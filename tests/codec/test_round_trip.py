@@ -44,6 +44,7 @@ from scipy.optimize import OptimizeResult
 from scipy.sparse import csr_array, csr_matrix
 
 from neartime.codec import Decoder, decode, encode, encode_chunks
+from neartime.layers import LayerError, NoiseLearnerResult, PauliLindbladError
 
 
 class Colour(enum.Enum):
@@ -370,6 +371,11 @@ def test_operators_states_and_maps_come_back() -> None:
         PauliLindbladMap.from_list([("XI", 0.5), ("ZZ", 0.25)]),
     ):
         assert same(through(value), value)
+    layer = LayerError(QuantumCircuit(2), [4, 2], PauliLindbladError(PauliList(["XI", "ZZ"]), [0.5, 0.25]))
+    again = through(NoiseLearnerResult([layer, LayerError(QuantumCircuit(1), [0])], {"backend": "x"}))
+    assert (type(again), again.metadata, again[1].error) == (NoiseLearnerResult, {"backend": "x"}, None)
+    assert (again[0].circuit, again[0].qubits) == (layer.circuit, layer.qubits)
+    assert again[0].error.to_map() == PauliLindbladMap.from_list([("XI", 0.5), ("ZZ", 0.25)])
     assert sorted(through(CouplingMap.from_ring(3)).get_edges()) == sorted(CouplingMap.from_ring(3).get_edges())
 
 

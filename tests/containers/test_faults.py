@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import gzip
 import io
 import shutil
@@ -11,17 +10,15 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import docker
 import pytest
-from builder.packages import Index
 from containers.test_images import building, source
 from docker.errors import ImageNotFound
 from engine import Engine
+from indexes import PrivateIndex
 from registries import Registry as Hub
 from relays import Relay
 
@@ -207,40 +204,18 @@ def made(program: Any, built: Any) -> Any:
 # --- secrets
 
 
-class Private(SimpleHTTPRequestHandler):
-    """A package index that asks for a password."""
-
-    def do_GET(self) -> None:
-        given = self.headers.get("Authorization", "").removeprefix("Basic ")
-        if base64.b64decode(given) != b"builder:hush-hush-hush":
-            self.send_response(401)
-            self.send_header("WWW-Authenticate", 'Basic realm="packages"')
-            self.end_headers()
-            return
-        super().do_GET()
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @pytest.fixture
-def private_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def private_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PrivateIndex]:
     """One with the package `hidden`, known to the builder's tools by the operator's variable, password and all."""
-    root = tmp_path / "index"
-    Index(root)
-    wheels = Index(root / "hidden")
-    wheels.wheel("hidden", "1.0", source="VALUE = 'found'\n")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Private, directory=str(root)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setenv("UV_INDEX", f"http://builder:hush-hush-hush@127.0.0.1:{server.server_port}")
-    yield
-    server.shutdown()
-    server.server_close()
+    with PrivateIndex(tmp_path / "index") as index:
+        index.wheel("hidden", "1.0", source="VALUE = 'found'\n")
+        monkeypatch.setenv("UV_INDEX", index.url)
+        yield index
 
 
 @pytest.mark.parametrize("way", ["registry", "docker"])
 async def test_the_credential_of_a_package_index_is_nowhere_in_an_image_or_in_what_is_told(
-    way: str, engine: Engine, registry: Hub, base: str, tmp_path: Path, private_index: None
+    way: str, engine: Engine, registry: Hub, base: str, tmp_path: Path, private_index: PrivateIndex
 ) -> None:
     home, said = tmp_path / "home", list[str]()
     builder = building(way, engine, registry, base, home)
@@ -260,7 +235,8 @@ async def test_the_credential_of_a_package_index_is_nowhere_in_an_image_or_in_wh
             blob = b"".join([piece async for piece in client.blob(image.reference, layer.digest)])
             found.append(gzip.decompress(blob).decode(errors="replace"))
     assert any("VALUE = 'found'" in text for text in found)
-    assert not [text[:80] for text in found if "hush-hush" in text or "builder:" in text]
+    secrets = [secret.decode() for secret in private_index.secrets]
+    assert not [text[:80] for text in found if any(secret in text for secret in secrets)]
 
 
 # --- several servers
@@ -284,20 +260,6 @@ async def test_two_servers_that_build_the_same_at_once_push_the_same_image(
 
 
 # --- through the whole runtime
-
-
-@pytest.fixture(scope="module")
-def contained(engine: Engine, registry: Hub, base: str) -> Iterator[Runtime]:
-    with Runtime(
-        executor="docker", docker_host=engine.url, registry=f"{registry.host}/faults", base_image=base
-    ) as runtime:
-        yield runtime
-
-
-@pytest.fixture
-def service(contained: Runtime) -> Iterator[RuntimeService]:
-    with contained.service() as service:
-        yield service
 
 
 def test_a_requirement_that_does_not_exist_and_one_that_contradicts_are_told_in_the_resolvers_words(

@@ -6,13 +6,10 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from engine import Engine
-from registries import Registry as Hub
 
 from neartime import RuntimeService, Session
 from neartime_server.testing import Runtime
@@ -26,21 +23,6 @@ def main(backend, user_messenger, count=3):
         user_messenger.publish({"number": number})
     return {"six": six.__version__, "user": os.getuid(), "backend": backend.name}
 """
-
-
-@pytest.fixture(scope="module")
-def contained(engine: Engine, registry: Hub, base: str) -> Iterator[Runtime]:
-    """A runtime whose workers are containers, of images in a registry."""
-    with Runtime(
-        executor="docker", docker_host=engine.url, registry=f"{registry.host}/runtime", base_image=base
-    ) as runtime:
-        yield runtime
-
-
-@pytest.fixture
-def service(contained: Runtime) -> Iterator[RuntimeService]:
-    with contained.service() as service:
-        yield service
 
 
 @pytest.mark.timeout(400)

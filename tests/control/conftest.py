@@ -45,7 +45,7 @@ async def plane(store: Store, tmp_path: Path) -> AsyncIterator[Plane]:
     bus = Bus(settings, keys)
     await bus.connect(server.url)
     executor = TinyExecutor()
-    plane = Plane(settings, store, bus, executor, keys, server.url)
+    plane = Plane(settings, store, bus, executor, keys, server)
 
     def prepare(connection: Any) -> tuple[str, list[Version]]:
         instance = instances.create(connection, "lab")

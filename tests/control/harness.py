@@ -13,7 +13,7 @@ from neartime.contract.jobs import JobRequest, JobStatus, JobView
 from neartime.contract.sessions import SessionMode, SessionRequest, SessionState, SessionView
 from neartime_server.backends import Backends
 from neartime_server.builder import LocalBuilder
-from neartime_server.bus import Bus, Keys
+from neartime_server.bus import Bus, Keys, NatsServer
 from neartime_server.control import Control
 from neartime_server.gateways import Gateways
 from neartime_server.settings import Settings
@@ -36,9 +36,9 @@ class Plane:
     """What a test holds: the parts, and the short words for them."""
 
     def __init__(
-        self, settings: Settings, store: Store, bus: Bus, executor: TinyExecutor, keys: Keys, url: str
+        self, settings: Settings, store: Store, bus: Bus, executor: TinyExecutor, keys: Keys, nats: NatsServer
     ) -> None:
-        self.url = url
+        self.nats, self.url = nats, nats.url
         self.settings, self.store, self.bus, self.executor, self.keys = settings, store, bus, executor, keys
         self.instance = ""
         self.versions: list[Version] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from datetime import datetime, timezone
 
 import pytest
@@ -13,9 +14,9 @@ from neartime.contract.events import Envelope, StatusEvent
 from neartime.contract.jobs import JobStatus, ReasonCode
 from neartime.contract.launch import Drain, Fetch, Start
 from neartime.contract.sessions import SessionMode
-from neartime_server.errors import Refused
+from neartime_server.errors import BusError, Refused
 from neartime_server.executors import Exited
-from neartime_server.store import jobs
+from neartime_server.store import jobs, positions
 
 
 async def test_a_lone_job_runs_end_to_end_and_its_session_closes_with_it(plane: Plane) -> None:
@@ -40,6 +41,33 @@ async def test_jobs_of_a_session_share_a_worker_that_is_told_at_once(plane: Plan
     await plane.control.close_session(plane.instance, session)
     view = await plane.until_closed(session)
     assert (view.jobs, view.usage.seconds, view.reason) == (5, 2.5, None)
+
+
+async def test_jobs_go_on_with_a_nats_server_that_knows_nothing_and_whose_streams_begin_anew(plane: Plane) -> None:
+    """As where one server becomes three."""
+    before = await plane.submit({"say": list(range(20)), "result": 1})
+    assert (await plane.until(before)).status is JobStatus.COMPLETED
+    last = await plane.bus.last_sequence(plane.instance, subjects.JOBS)
+    plane.nats.kill()
+    for name in ("js", "jwt"):
+        shutil.rmtree(plane.settings.home / "nats" / name)
+    await plane.nats.start()
+    await wait_for(lambda: _reached(plane))
+    job_id = await plane.submit({"say": [1], "result": 2})
+    assert (await plane.until(job_id)).status is JobStatus.COMPLETED
+    assert await plane.result(job_id) == 2
+    now = await plane.bus.last_sequence(plane.instance, subjects.JOBS)
+    assert now < last
+    position = await plane.store.read(lambda connection: positions.get(connection, plane.instance, subjects.JOBS))
+    assert position <= now, "what comes next would be taken for what was folded"
+
+
+async def _reached(plane: Plane) -> bool:
+    try:
+        await plane.bus.last_sequence(plane.instance, subjects.JOBS)
+    except BusError:
+        return False
+    return True
 
 
 async def test_a_program_that_fails_gives_its_reason(plane: Plane) -> None:

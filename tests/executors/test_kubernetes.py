@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
+import shutil
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
-from pathlib import Path
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 import yaml
+from clusters import STATE
 from clusters import until as until_now
 from executors.harness import Lab, Pods, Where, until, watching
 from executors.test_docker import GREEDY, MAIN, WAIT
@@ -23,6 +28,10 @@ from neartime.contract.backends import Placement
 from neartime.contract.ids import new_id
 from neartime.contract.jobs import JobStatus, ReasonCode
 from neartime.contract.launch import Launch
+from neartime.oci import Registry
+from neartime_server.builder.images.layers import Layers
+from neartime_server.builder.images.recipe import Base
+from neartime_server.builder.images.registry import RegistryMaker
 from neartime_server.errors import ExecutorError
 from neartime_server.executors import Exited, Running, Synced, manifests
 from neartime_server.executors.cluster import Cluster
@@ -103,6 +112,31 @@ async def test_a_program_has_no_right_no_token_and_no_place_to_write_to(lab: Lab
     await executor.close()
 
 
+SEES = """
+import os
+
+def main(backend, user_messenger):
+    return [os.environ.get("LAB"), open("/calibration/t1").read(), os.path.isdir("/tmp")]
+"""
+
+
+async def test_a_placements_patch_gives_programs_a_variable_and_a_folder(lab: Lab, pods: Pods) -> None:
+    pods.cluster.core.create_namespaced_config_map(
+        pods.namespace, {"metadata": {"name": "calibration"}, "data": {"t1": "80"}}
+    )
+    container = {
+        "name": "worker",
+        "env": [{"name": "LAB", "value": "cold"}],
+        "volumeMounts": [{"name": "calibration", "mountPath": "/calibration", "readOnly": True}],
+    }
+    spec = {"containers": [container], "volumes": [{"name": "calibration", "configMap": {"name": "calibration"}}]}
+    executor = pods.executor(placements={"none": Placement(promised=0.05, patch={"spec": spec})})
+    worker = await lab.begin(executor, *pods.carry(lab.launch(SEES)))
+    assert await worker.run() == ["cold", "80", True]
+    await executor.stop(worker.id)
+    await executor.close()
+
+
 # --- what a cluster can't do
 
 
@@ -133,6 +167,82 @@ async def test_what_no_node_has_is_told_by_its_name_when_the_wait_is_over(lab: L
     placements = {"none": Placement(node_selector={"lab": "none"})}
     said = await refused(lab, pods, launch, place, placements=placements, pending=8.0)
     assert "didn't match Pod's node affinity/selector" in said
+
+
+@pytest.fixture
+async def slow(pods: Pods, tmp_path: Path) -> AsyncIterator[Callable[[str], Awaitable[str]]]:
+    """Makes of an image one that the node has not seen, and pulls for some eight seconds."""
+    if not pods.cluster.own:
+        pytest.skip("this machine has no say in where the nodes pull from")
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "noise").write_bytes(secrets.token_bytes(8 << 20))
+    layer = Layers(tmp_path / "layers").pack("tools", "slow", [(PurePosixPath("/opt/slow"), tree)])
+    maker = RegistryMaker(Registry(insecure=[pods.cluster.registry]), f"{pods.cluster.registry}/neartime")
+    with Slow(pods.cluster.machine, pods.cluster.registry_url, layer.digest) as registry:
+        trusted = STATE / "certs.d" / registry.host
+        trusted.mkdir(parents=True)
+        (trusted / "hosts.toml").write_text(f'[host."http://{registry.host}"]\n')
+
+        async def make(image: str) -> str:
+            made = await maker.extend(Base(image, str(pods.PYTHON), "3.11"), layer, lambda line: None)
+            return made.replace(pods.cluster.registry, registry.host)
+
+        try:
+            yield make
+        finally:
+            shutil.rmtree(trusted)
+            await maker.close()
+
+
+class Slow:
+    """In front of a registry: one blob comes drop by drop. A context manager."""
+
+    def __init__(self, address: str, registry: str, blob: str) -> None:
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                head = {"Accept": self.headers.get("Accept", "*/*")}
+                with httpx.stream(self.command, registry + self.path, headers=head, trust_env=False) as answer:
+                    self.send_response(answer.status_code)
+                    for name in ("Content-Type", "Content-Length", "Docker-Content-Digest"):
+                        if name in answer.headers:
+                            self.send_header(name, answer.headers[name])
+                    self.end_headers()
+                    for piece in answer.iter_raw(128 << 10) if self.command == "GET" else ():
+                        self.wfile.write(piece)
+                        if blob in self.path:
+                            time.sleep(0.125)
+
+            do_HEAD = do_GET  # noqa: N815
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer((address, 0), Handler)
+        self._server.daemon_threads = True
+        self.host = f"{address}:{self._server.server_port}"
+
+    def __enter__(self) -> Slow:
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+async def test_a_pull_that_takes_longer_than_a_pod_may_wait_is_no_reason_to_give_up(
+    lab: Lab, pods: Pods, slow: Callable[[str], Awaitable[str]]
+) -> None:
+    executor = pods.executor(pending=2.0)
+    launch, place = pods.carry(lab.launch(MAIN))
+    assert place.image is not None
+    begun = time.monotonic()
+    worker = await lab.begin(executor, launch, Where(None, pods.PYTHON, await slow(place.image)))
+    assert time.monotonic() - begun > 6, "it was there already"
+    assert await worker.run() == 42
+    await executor.stop(worker.id)
+    await executor.close()
 
 
 def free_cores(pods: Pods) -> float:

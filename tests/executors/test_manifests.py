@@ -13,7 +13,9 @@ from unit import samples
 from neartime.contract.backends import BackendConfig, Placement
 from neartime.contract.jobs import ReasonCode
 from neartime.contract.launch import Launch
+from neartime.contract.programs import Resources
 from neartime_server.executors import Exited, manifests, pods
+from neartime_server.executors.patches import merged
 
 PLACE = Where(None, Path("/usr/bin/python3"), "lab.example/vqe@sha256:" + "12" * 32)
 
@@ -33,6 +35,47 @@ OUTLASTED = [
     {"key": f"node.kubernetes.io/{state}", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 60}
     for state in ("not-ready", "unreachable")
 ]
+
+
+def test_a_spare_is_a_worker_that_is_nobodys_yet() -> None:
+    given = Placement(node_selector={"tier": "quantum"})
+    kind = manifests.kind(PLACE, given, Resources())
+    made = manifests.spare("spare-1", PLACE, kind, installation="cafe", placement=given, patience=3600)
+    worker = pod(given)
+    labels = {"app.kubernetes.io/name", "app.kubernetes.io/managed-by", "neartime.io/installation"}
+    kept = {name: value for name, value in worker["metadata"]["labels"].items() if name in labels}
+    assert made["metadata"] == {"name": "spare-1", "labels": {**kept, "neartime.io/spare": kind}}
+    del worker["spec"]["activeDeadlineSeconds"]  # it gets one with its worker
+    worker["spec"]["containers"][0]["command"] += ["--patience", "3600"]
+    assert made["spec"] == worker["spec"]
+
+
+def test_what_makes_a_spare_a_workers_is_one_patch_that_fails_where_it_is_taken() -> None:
+    assert manifests.claim(launch(), "beef", 100.2) == [
+        {"op": "test", "path": "/metadata/labels/neartime.io~1spare", "value": "beef"},
+        {"op": "remove", "path": "/metadata/labels/neartime.io~1spare"},
+        {"op": "add", "path": "/metadata/labels/neartime.io~1worker", "value": "w1"},
+        {"op": "add", "path": "/metadata/labels/neartime.io~1session", "value": "s1"},
+        {"op": "add", "path": "/metadata/labels/neartime.io~1program", "value": "vqe"},
+        {"op": "add", "path": "/metadata/labels/neartime.io~1backend", "value": launch().backend.name},
+        {"op": "add", "path": "/spec/activeDeadlineSeconds", "value": 101},
+    ]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        (Where("sha256:1", PLACE.python, PLACE.image), Placement(), Resources()),
+        (Where(None, Path("/usr/bin/python4"), PLACE.image), Placement(), Resources()),
+        (Where(None, PLACE.python, "lab.example/vqe@sha256:" + "34" * 32), Placement(), Resources()),
+        (PLACE, Placement(promised=0.5), Resources()),
+        (PLACE, Placement(), Resources(cpu=2)),
+        (PLACE, Placement(), Resources(memory="3Gi")),
+    ],
+)
+def test_spares_of_a_kind_are_alike_in_all_that_a_worker_could_miss(other: Any) -> None:
+    assert manifests.kind(PLACE, Placement(), Resources()) == manifests.kind(PLACE, Placement(), Resources())
+    assert manifests.kind(*other) != manifests.kind(PLACE, Placement(), Resources())
 
 
 def test_the_pod_of_a_worker_is_restricted_and_has_nothing_that_is_secret() -> None:
@@ -134,11 +177,85 @@ def test_a_placement_says_where_a_pod_runs_and_what_else_it_has() -> None:
     }
 
 
+def test_a_patch_adds_to_lists_that_have_a_key_and_to_tolerations() -> None:
+    before = pod()["spec"]
+    toleration = {"key": "quantum", "operator": "Exists", "effect": "NoSchedule"}
+    spread = {"topologyKey": "zone", "maxSkew": 1, "whenUnsatisfiable": "ScheduleAnyway"}
+    mount = {"name": "calibration", "mountPath": "/calibration", "readOnly": True}
+    volume = {"name": "calibration", "configMap": {"name": "calibration"}}
+    variable = {"name": "OMP_NUM_THREADS", "value": "2"}
+    patch = {
+        "spec": {
+            "containers": [{"name": "worker", "env": [variable], "volumeMounts": [mount]}],
+            "volumes": [volume],
+            "tolerations": [toleration, OUTLASTED[0]],
+            "topologySpreadConstraints": [spread],
+            "dnsConfig": {"nameservers": ["10.0.0.2"]},
+        }
+    }
+    [container] = before["containers"]
+    assert pod(Placement(patch=patch))["spec"] == before | {
+        "containers": [container | {"env": [variable], "volumeMounts": [*container["volumeMounts"], mount]}],
+        "volumes": [*before["volumes"], volume],
+        "tolerations": [*OUTLASTED, toleration],
+        "topologySpreadConstraints": [spread],
+        "dnsConfig": {"nameservers": ["10.0.0.2"]},
+    }
+
+
+def test_of_two_entries_with_one_key_the_patchs_fields_count() -> None:
+    target = {
+        "env": [{"name": "A", "value": "1"}, {"name": "B", "valueFrom": {"fieldRef": {"fieldPath": "x"}}}],
+        "volumes": [{"name": "a", "emptyDir": {"sizeLimit": "1Gi"}}],
+        "args": ["a"],
+        "gone": 1,
+    }
+    patch = {
+        "env": [{"name": "B", "value": "2"}, {"name": "C", "value": "3"}],
+        "volumes": [{"name": "a", "emptyDir": {"medium": "Memory"}}],
+        "args": ["b"],
+        "gone": None,
+    }
+    assert merged(target, patch) == {
+        "env": [{"name": "A", "value": "1"}, {"name": "B", "value": "2"}, {"name": "C", "value": "3"}],
+        "volumes": [{"name": "a", "emptyDir": {"sizeLimit": "1Gi", "medium": "Memory"}}],
+        "args": ["b"],
+    }
+    assert target["env"][1] == {"name": "B", "valueFrom": {"fieldRef": {"fieldPath": "x"}}}, "it was not touched"
+
+
+def of_worker(**fields: Any) -> dict[str, Any]:
+    return {"patch": {"spec": {"containers": [{"name": "worker", **fields}]}}}
+
+
+def volumes(*given: Any) -> dict[str, Any]:
+    return {"patch": {"spec": {"volumes": list(given)}}}
+
+
 @pytest.mark.parametrize(
     ("placement", "words"),
     [
         ({"patch": {"spec": {"hostNetwork": True}}}, "spec.hostNetwork: it can't be patched"),
         ({"patch": {"spec": {"containers": []}}}, "spec.containers: it can't be patched"),
+        (
+            {"patch": {"spec": {"containers": [{"name": "beside", "image": "x"}]}}},
+            "spec.containers: it can't be patched",
+        ),
+        (of_worker(image="x"), "image: it can't be patched"),
+        (of_worker(securityContext={"privileged": True}), "securityContext: it can't be patched"),
+        (of_worker(command=["sh"]), "command: it can't be patched"),
+        (of_worker(env=["A"]), "env: expected tables with a `name` each"),
+        (of_worker(env=[{"name": "PYTHONPATH", "value": "/x"}]), "since the runner is found by it"),
+        (of_worker(env=[{"name": "A", "valueFrom": {"secretKeyRef": {}}}]), "programs would read that Secret"),
+        (of_worker(volumeMounts=[{"name": "a", "mountPath": "/opt/neartime/runner"}]), "hide what a worker needs"),
+        (of_worker(volumeMounts=[{"name": "a", "mountPath": "/opt/../opt"}]), "hide what a worker needs"),
+        (of_worker(volumeMounts=[{"name": "a", "mountPath": "/tmp/"}]), "hide what a worker needs"),
+        (volumes(), "spec.volumes: expected tables"),
+        (volumes({"name": "temporary", "emptyDir": {}}), "since it is a worker's /tmp"),
+        (volumes({"name": "a", "hostPath": {"path": "/"}}), "hostPath: it can't be patched in"),
+        (volumes({"name": "a", "secret": {"secretName": "a"}}), "secret: it can't be patched in"),
+        (volumes({"name": "a", "projected": {}}), "projected: it can't be patched in"),
+        ({"patch": {"spec": {"initContainers": []}}}, "spec.initContainers: it can't be patched"),
         ({"patch": {"spec": {"serviceAccount": "other"}}}, "spec.serviceAccount: it can't be patched"),
         ({"patch": {"spec": {"enableServiceLinks": True}}}, "spec.enableServiceLinks: it can't be patched"),
         ({"patch": {"spec": "none"}}, "spec: expected a table"),
@@ -189,6 +306,73 @@ def test_workers_may_reach_nats_and_the_clusters_dns() -> None:
     for wrong in ("nats.example:4222", "10.0.0.5/40:4222", "/app=nats:4222", "nats/app=a,b:4222"):
         with pytest.raises(ValueError):
             manifests.network_policy("cafe", wrong)
+
+
+def test_a_job_that_fetches_packages_is_restricted_bounded_and_not_tried_twice() -> None:
+    labels = {
+        "app.kubernetes.io/name": "neartime-packages",
+        "app.kubernetes.io/managed-by": "neartime",
+        "neartime.io/builder": "cafe",
+    }
+    placement = Placement(
+        node_selector={"lab": "cold"},
+        image_pull_secrets=["pull"],
+        resources={"nvidia.com/gpu": "1"},
+        service_account="worker",
+        patch={"spec": {"dnsPolicy": "Default"}},
+    )
+    made = manifests.job(
+        "neartime-packages-1", "lab.example/tools@sha256:1", ["python3", "bench"],
+        installation="cafe", bounds=manifests.Bounds("1Gi", "3Gi", 60.5), placement=placement,
+    )  # fmt: skip
+    worker = pod()["spec"]
+    assert made == {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": "neartime-packages-1", "labels": labels},
+        "spec": {
+            "backoffLimit": 0,
+            "activeDeadlineSeconds": 61,
+            "ttlSecondsAfterFinished": 20,
+            "template": {
+                "metadata": {"labels": labels},
+                "spec": {
+                    "restartPolicy": "Never",
+                    "terminationGracePeriodSeconds": 1,
+                    "automountServiceAccountToken": False,
+                    "enableServiceLinks": False,
+                    "securityContext": worker["securityContext"],
+                    "nodeSelector": {"lab": "cold"},
+                    "tolerations": OUTLASTED,
+                    "imagePullSecrets": [{"name": "pull"}],
+                    "containers": [
+                        {
+                            "name": "packages",
+                            "image": "lab.example/tools@sha256:1",
+                            "imagePullPolicy": "IfNotPresent",
+                            "command": ["python3", "bench"],
+                            "resources": {
+                                "requests": {"cpu": "100m", "memory": str(128 << 20)},
+                                "limits": {"cpu": "2000m", "memory": "1Gi"},
+                            },
+                            "securityContext": worker["containers"][0]["securityContext"],
+                            "volumeMounts": [{"name": "temporary", "mountPath": "/tmp"}],
+                        }
+                    ],
+                    "volumes": [{"name": "temporary", "emptyDir": {"sizeLimit": "3Gi"}}],
+                },
+            },
+        },
+    }
+
+
+def test_no_policy_and_no_watch_of_workers_takes_a_job_for_one() -> None:
+    policy = manifests.packages_policy("cafe", "10.0.0.5/32:443")
+    assert policy["metadata"]["name"] == "neartime-packages-cafe"
+    assert policy["spec"]["podSelector"] == {"matchLabels": {"neartime.io/builder": "cafe"}}
+    assert policy["spec"]["ingress"] == []
+    workers = manifests.network_policy("cafe", "10.0.0.5/32:4222")["spec"]["podSelector"]["matchLabels"]
+    assert not workers.keys() & policy["spec"]["podSelector"]["matchLabels"].keys()
 
 
 def test_a_label_stands_for_one_name() -> None:
@@ -301,6 +485,18 @@ def test_what_keeps_a_pod_from_running_is_told_in_the_clusters_words(
 def test_a_pod_that_is_on_its_way_has_no_obstacle() -> None:
     assert pods.obstacle(saying(phase="Pending")) is None
     assert pods.obstacle(saying(containerStatuses=container(waiting={"reason": "ContainerCreating"}))) is None
+
+
+def test_an_image_is_being_pulled_where_that_is_the_last_thing_that_was_said_of_it() -> None:
+    def said(*reasons: str) -> list[dict[str, str]]:
+        return [{"reason": reason} for reason in reasons]
+
+    assert pods.pulls(said("Scheduled", "Pulling"))
+    assert pods.pulls(said("Pulling", "Failed", "BackOff", "Pulling"))
+    assert not pods.pulls(said("Pulling", "Failed", "BackOff"))
+    assert not pods.pulls(said("Scheduled", "FailedMount"))
+    assert not pods.pulls(said("Pulling", "Pulled", "Created"))
+    assert not pods.pulls([])
 
 
 def test_of_what_is_said_about_a_pod_the_newest_warning_is_told() -> None:

@@ -9,6 +9,7 @@ import copy
 import json
 import re
 import subprocess
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +22,16 @@ from qiskit import QuantumCircuit
 from qiskit.circuit import Parameter
 from qiskit.quantum_info import SparsePauliOp
 from qiskit.transpiler import generate_preset_pass_manager
-from qiskit_ibm_runtime import Batch, Executor, QiskitRuntimeService, QuantumProgram, Session
+from qiskit_ibm_runtime import (
+    Batch,
+    Executor,
+    NoiseLearner,
+    NoiseLearnerV3,
+    QiskitRuntimeService,
+    QuantumProgram,
+    Session,
+)
+from qiskit_ibm_runtime import EstimatorV2 as ServersEstimator
 from qiskit_ibm_runtime.exceptions import (
     IBMRuntimeError,
     RuntimeInvalidStateError,
@@ -29,7 +39,9 @@ from qiskit_ibm_runtime.exceptions import (
     RuntimeJobNotFound,
 )
 from qiskit_ibm_runtime.executor_estimator import EstimatorV2
+from qiskit_ibm_runtime.executor_noise_learner import NoiseLearnerV3 as ClientsNoiseLearner
 from qiskit_ibm_runtime.executor_sampler import SamplerV2
+from qiskit_ibm_runtime.results.noise_learner import NoiseLearnerResult
 
 from neartime import ibm
 from neartime.errors import ConfigurationError, ConnectionFailed, Unauthorized
@@ -196,6 +208,47 @@ def test_options_of_mitigation_and_suppression_are_carried_out(service: QiskitRu
     data = estimator.run([(circuit, observables(circuit), ANGLES)], precision=0.02).result(timeout=PATIENCE)[0].data
     assert data.evs == pytest.approx(np.array([[1, 1, 1], [1, 0, -1]]), abs=0.2)
     assert data.evs_noise_factors.shape == (2, 3, 3)
+
+
+SOME = {"num_randomizations": 8, "layer_pair_depths": [0, 2, 8]}
+"""What is learnt of, less than the default."""
+
+
+def test_the_noise_learner_is_answered_and_the_estimator_cancels_what_it_found(service: QiskitRuntimeService) -> None:
+    backend = service.backend(DEVICE)
+    circuit = bell(backend, measured=False)
+    pub = (circuit, observables(circuit), ANGLES)
+    with pytest.deprecated_call():
+        learner = NoiseLearner(mode=backend, options=SOME)
+    result = learner.run([pub]).result(timeout=PATIENCE)
+    assert isinstance(result, NoiseLearnerResult)
+    assert [len(layer.qubits) for layer in result] == [2]
+    assert 0 < result[0].error.rates.sum() < 0.1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        estimator = ServersEstimator(mode=backend, options={"default_precision": 0.05})
+    estimator.options.resilience.pec_mitigation = True
+    estimator.options.resilience.layer_noise_model = result
+    data = estimator.run([pub]).result(timeout=PATIENCE)[0]
+    assert data.data.evs == pytest.approx(np.array([[1, 1, 1], [1, 0, -1]]), abs=0.3)
+    told = data.metadata["resilience"]["pec"]
+    assert told["gamma"] == pytest.approx(np.exp(2 * result[0].error.rates.sum()))
+
+
+@pytest.mark.parametrize("learner", [NoiseLearnerV3, ClientsNoiseLearner])
+def test_the_newer_noise_learners_are_answered(service: QiskitRuntimeService, learner: Any) -> None:
+    backend = service.backend(DEVICE)
+    circuit = bell(backend, measured=False)
+    pub = (circuit, observables(circuit), ANGLES)
+    estimator = EstimatorV2(mode=backend, options={"default_precision": 0.05})
+    estimator.options.resilience.pec_mitigation = True
+    layers = estimator.find_unique_layers([pub])
+    maps = learner(backend, SOME).run(layers).result(timeout=PATIENCE).to_pauli_lindblad_maps()
+    assert [one.num_qubits for one in maps] == [2]
+    assert 0 < maps[0].rates.sum() < 0.1
+    estimator.options.resilience.layer_noise_model = list(zip(layers, maps, strict=True))
+    data = estimator.run([pub]).result(timeout=PATIENCE)[0].data
+    assert data.evs == pytest.approx(np.array([[1, 1, 1], [1, 0, -1]]), abs=0.3)
 
 
 def test_jobs_of_a_batch_are_found_again_by_another_service(

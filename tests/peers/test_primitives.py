@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,13 +15,22 @@ import numpy as np
 import pytest
 from pydantic import BaseModel
 from qiskit import QuantumCircuit
-from qiskit.primitives import PrimitiveResult
+from qiskit.primitives import PrimitiveResult, StatevectorEstimator
+from qiskit.quantum_info import Pauli, PauliLindbladMap, PauliList, QubitSparsePauli, SparsePauliOp
+from qiskit.transpiler import generate_preset_pass_manager
 from qiskit_aer import AerSimulator
+from qiskit_aer.noise import NoiseModel
+from qiskit_aer.noise import PauliLindbladError as AerError
 from qiskit_ibm_runtime import RuntimeDecoder, options_models
+from qiskit_ibm_runtime.decoders.noise_learner import NoiseLearnerResultDecoder
+from qiskit_ibm_runtime.options.layer_noise_learning_options import LayerNoiseLearningOptions
+from qiskit_ibm_runtime.options.noise_learner_options import NoiseLearnerOptions as GenuineNoiseLearnerOptions
+from qiskit_ibm_runtime.results.noise_learner import NoiseLearnerResult as GenuineNoiseLearnerResult
 
 import neartime_primitives
 from neartime.codec import encode
-from neartime.primitives import EstimatorOptions, SamplerOptions
+from neartime.layers import LayerError, PauliLindbladError
+from neartime.primitives import EstimatorOptions, NoiseLearnerOptions, SamplerOptions
 
 
 def options_of(kind: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -37,7 +48,19 @@ def options_of(kind: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, A
 )
 def test_every_option_is_a_genuine_one_with_the_same_default(ours: type[BaseModel], theirs: type[BaseModel]) -> None:
     genuine = dict(options_of(theirs))
-    assert {name: default for name, default in options_of(ours) if genuine.get(name, "none") != default} == {}
+    learning = "resilience.layer_noise_learning."
+    """The newer classes have no such options, since they learn nothing; those of the older ones tell no defaults."""
+    named = {field.name for field in fields(LayerNoiseLearningOptions)}
+    different = {name: default for name, default in options_of(ours) if genuine.get(name, "none") != default}
+    assert {name for name in different if name.removeprefix(learning) not in named} == set()
+
+
+def test_options_of_a_noise_learner_are_genuine_ones_with_the_same_defaults() -> None:
+    genuine = dict(options_of(options_models.NoiseLearnerV3Options))
+    ours = {name: default for name, default in options_of(NoiseLearnerOptions) if name in genuine}
+    assert {**ours, "layer_pair_depths": list(ours["layer_pair_depths"])}.items() <= genuine.items()
+    groups = {name.partition(".")[0] for name, _ in options_of(NoiseLearnerOptions)}
+    assert groups <= {field.name for field in fields(GenuineNoiseLearnerOptions)}
 
 
 def program(name: str, folder: Path) -> ModuleType:
@@ -48,6 +71,98 @@ def program(name: str, folder: Path) -> ModuleType:
     finally:
         sys.path.pop(0)
     return program
+
+
+class Messenger:
+    def __init__(self) -> None:
+        self.said: list[Any] = []
+
+    def publish(self, message: Any) -> None:
+        self.said.append(message)
+
+
+RATES = {"XI": 0.02, "IX": 0.012, "YZ": 0.008}
+"""Of a channel that a pair of CNOTs does not hide: each is told apart, or its sum with what the gate makes of it."""
+
+
+def noisy(rates: dict[str, float], readout: float) -> AerSimulator:
+    """A simulator whose CNOTs have an error that is known."""
+    model = NoiseModel(basis_gates=["cx", "rz", "sx", "x"])
+    model.add_all_qubit_quantum_error(AerError(PauliList(list(rates)), list(rates.values())), ["cx"])
+    flips = [[1 - readout, readout], [readout, 1 - readout]]
+    model.add_all_qubit_readout_error(flips)
+    return AerSimulator(noise_model=model, coupling_map=[[0, 1], [1, 0]], n_qubits=2)
+
+
+def fidelities(rates: dict[str, float]) -> dict[str, float]:
+    """What a pair of layers leaves of each Pauli: the product of two of its own and of what a CNOT makes of it."""
+    lindblad = PauliLindbladMap.from_list(list(rates.items()), num_qubits=2)
+    cnot = QuantumCircuit(2)
+    cnot.cx(0, 1)
+    found = {}
+    for letters in itertools.product("IXYZ", repeat=2):
+        label = "".join(letters)
+        after = Pauli(label).evolve(cnot, frame="s").to_label().lstrip("-")
+        sparse = [QubitSparsePauli.from_label(one) for one in (label, after)]
+        found[label] = float(np.prod([lindblad.pauli_fidelity(one) for one in sparse]))
+    return found
+
+
+def test_what_is_learnt_is_the_noise_that_there_is(tmp_path: Path) -> None:
+    circuit = QuantumCircuit(2)
+    circuit.cx(0, 1)
+    messenger = Messenger()
+    options = {"simulator": {"seed_simulator": 1}, "layer_pair_depths": [0, 1, 2, 4, 8]}
+    result = program("noise-learner", tmp_path).main(noisy(RATES, 0.02), messenger, [circuit], options)
+    assert [one["result"] for one in messenger.said] == list(result)
+    labels, rates = result[0].error.generators.to_labels(), result[0].error.rates
+    assert rates.sum() == pytest.approx(sum(RATES.values()), rel=0.1)
+    # A fidelity alone is not to be learnt, by anybody; that of a pair is.
+    learnt, exact = fidelities(dict(zip(labels, rates, strict=True))), fidelities(RATES)
+    assert learnt == pytest.approx(exact, abs=0.012)
+    read = NoiseLearnerResultDecoder.decode(encode(result).decode())
+    assert isinstance(read, GenuineNoiseLearnerResult)
+    assert read[0].error.generators.to_labels() == labels
+    np.testing.assert_array_equal(read[0].error.rates, rates)
+    assert (read[0].qubits, read[0].circuit) == ([0, 1], result[0].circuit)
+    assert NoiseLearnerResultDecoder.is_applicable(encode(result).decode())
+
+
+def test_pec_gives_the_value_without_noise_and_an_error_that_is_true(tmp_path: Path) -> None:
+    circuit = QuantumCircuit(2)
+    circuit.rx(0.3, 0)
+    for qubits in ([0, 1], [1, 0], [0, 1]):
+        circuit.cx(*qubits)
+    observables = ["ZZ", "ZI"]
+    backend = noisy(RATES, 0.03)
+    isa = generate_preset_pass_manager(1, backend=backend, initial_layout=[1, 0]).run(circuit)
+    placed = [SparsePauliOp(one).apply_layout(isa.layout) for one in observables]
+    exact = StatevectorEstimator().run([(circuit, observables)], precision=0).result()[0].data.evs
+    estimator = program("estimator-mitigated", tmp_path)
+    known = PauliLindbladMap.from_list(list(RATES.items()))
+    gate = QuantumCircuit(2)
+    gate.cx(0, 1)
+    # The noise is the gate's, whichever way round it is on the device.
+    layers = [LayerError(gate, qubits, PauliLindbladError.of_map(known)) for qubits in ([0, 1], [1, 0])]
+
+    def off(resilience: dict[str, Any], seed: int) -> Any:
+        options = {
+            "resilience_level": 1,
+            "resilience": resilience,
+            "simulator": {"seed_simulator": seed},
+            "twirling": {"num_randomizations": 300, "shots_per_randomization": 4},
+        }
+        data = estimator.main(backend, Messenger(), [(isa, placed)], options)[0].data
+        return data.evs - exact, data.stds
+
+    times = 5
+    raw = np.mean([off({}, seed)[0] for seed in range(times)], axis=0)
+    mitigated = [off({"pec_mitigation": True, "layer_noise_model": layers}, seed) for seed in range(times)]
+    mean, stated = np.mean([one for one, _ in mitigated], axis=0), np.mean([std for _, std in mitigated], axis=0)
+    assert np.all(np.abs(raw) > 0.05)
+    assert np.all(np.abs(mean) < 4 * stated / np.sqrt(times))
+    # The stated errors are those that there are, as far as a few samples can tell.
+    assert np.all(np.std([one for one, _ in mitigated], axis=0) < 2.5 * stated)
 
 
 def test_the_genuine_decoder_reads_results_of_primitives(tmp_path: Path) -> None:

@@ -25,10 +25,12 @@ from qiskit_aer import AerSimulator
 from qiskit_aer.noise import NoiseModel, depolarizing_error
 from qiskit_ibm_runtime import RuntimeDecoder, RuntimeEncoder, SamplerV2
 from qiskit_ibm_runtime.fake_provider import FakeManilaV2
+from qiskit_ibm_runtime.results import noise_learner
 from scipy.sparse import csr_matrix
 
 from neartime.codec import decode, encode
 from neartime.errors import DecodeError
+from neartime.layers import LayerError, PauliLindbladError
 
 
 def ours_to_theirs(value: Any) -> Any:
@@ -144,6 +146,18 @@ def test_backend_results_noise_models_and_sparse_matrices_are_shared() -> None:
         assert send(result).get_counts() == result.get_counts()
         assert send(model) == model
         assert (send(matrix) != matrix).nnz == 0
+
+
+def test_errors_of_layers_are_shared() -> None:
+    paulis, rates = PauliList(["XI", "ZZ"]), [0.5, 0.25]
+    theirs = noise_learner.LayerError(QuantumCircuit(2), [3, 1], noise_learner.PauliLindbladError(paulis, rates))
+    ours = LayerError(QuantumCircuit(2), [3, 1], PauliLindbladError(paulis, rates))
+    for found in (theirs_to_ours([theirs]), theirs_to_ours(noise_learner.NoiseLearnerResult([theirs])), [ours]):
+        back = ours_to_theirs(found[0])
+        assert (type(found[0]), type(back)) == (LayerError, noise_learner.LayerError)
+        for layer in (found[0], back):
+            assert (layer.circuit, layer.qubits, layer.error.generators) == (QuantumCircuit(2), [3, 1], paulis)
+            assert layer.error.rates.tolist() == rates
 
 
 def test_what_only_we_can_say_reaches_their_decoder_as_plain_dictionaries() -> None:

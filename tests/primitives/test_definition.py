@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from primitives.conftest import Messenger
 from qiskit import QuantumCircuit, QuantumRegister
 from qiskit.circuit import ClassicalRegister, Parameter
-from qiskit.primitives import StatevectorEstimator, StatevectorSampler
+from qiskit.primitives import BackendEstimatorV2, BackendSamplerV2, StatevectorEstimator, StatevectorSampler
+from qiskit.primitives.containers.sampler_pub import SamplerPub
 from qiskit.providers.fake_provider import GenericBackendV2
 from qiskit.quantum_info import Operator, Pauli, SparsePauliOp, Statevector
 from qiskit.transpiler import generate_preset_pass_manager
@@ -261,3 +262,64 @@ def test_what_a_program_does_not_do_it_refuses(load: Load, program: str, options
     pub = (circuit,) if program == "sampler" else (circuit, "Z")
     with pytest.raises(ValueError, match=message):
         load(program).main(AER, Messenger(), [pub], options)
+
+
+def test_noise_that_is_written_once_and_told_in_part_is_the_same_noise(load: Load) -> None:
+    """On a device whose noise Aer is told anew and in whole, and on one that the programs prepared."""
+    line = [pair for left in range(6) for pair in ([left, left + 1], [left + 1, left])]
+    plain, prepared = (GenericBackendV2(7, coupling_map=line, seed=3) for _ in range(2))
+    circuit = QuantumCircuit(7)
+    circuit.sx(2)
+    circuit.cx(2, 3)
+    circuit.cx(3, 4)
+    measured = circuit.copy()
+    measured.add_register(ClassicalRegister(2, "ends"))
+    measured.measure([2, 4], [0, 1])
+    seeded = {"simulator": {"seed_simulator": 5}, "default_shots": 3000}
+    # The observable looks at a qubit without a gate, whose readout errs all the same.
+    observables, precision = ["IZIIZII", "IIIZZZI", "ZIIIIII"], 0.02
+    for _ in range(3):  # the noise model is there from the second run on
+        mine = load("sampler").main(prepared, Messenger(), [(measured,)], seeded)[0].data.ends.get_counts()
+        job = BackendSamplerV2(backend=plain, options={"seed_simulator": 5}).run([(measured,)], shots=3000)
+        assert mine == job.result()[0].data.ends.get_counts()
+        found = load("estimator").main(prepared, Messenger(), [(circuit, observables)], seeded, precision=precision)
+        theirs = BackendEstimatorV2(backend=plain, options={"seed_simulator": 5})
+        expected = theirs.run([(circuit, observables)], precision=precision).result()[0].data
+        np.testing.assert_array_equal(found[0].data.evs, expected.evs)
+    assert found[0].data.evs[2] < 1
+    # What else runs on the backend has all of its noise, and all of its threads.
+    from prepared import Written, noise_on  # type: ignore[import-not-found]
+
+    noise = prepared.options.noise_model
+    assert isinstance(noise, Written)
+    count = len(plain.options.noise_model.to_dict(serializable=True)["errors"])
+    assert len(noise.to_dict(serializable=True)["errors"]) == count
+    with noise_on(prepared, SamplerPub(measured)):
+        assert 0 < len(noise.to_dict(serializable=True)["errors"]) < count / 1.5
+        assert prepared.options.max_parallel_threads == 1
+    assert len(noise.to_dict(serializable=True)["errors"]) == count
+    assert prepared.options.max_parallel_threads == plain.options.max_parallel_threads
+    wide = QuantumCircuit(7)
+    wide.sx(range(7))
+    with noise_on(prepared, SamplerPub(wide)):
+        assert prepared.options.max_parallel_threads == plain.options.max_parallel_threads
+
+
+@pytest.mark.parametrize("kind", ["ends", "goes on", "resets", "branches", "is wide"])
+def test_one_thread_is_for_small_circuits_that_are_simulated_once(load: Load, kind: str) -> None:
+    load("sampler")
+    from prepared import threads  # type: ignore[import-not-found]
+
+    circuit = QuantumCircuit(14 if kind == "is wide" else 13, 1)
+    circuit.h(0)
+    if kind == "resets":
+        circuit.reset(1)
+    circuit.measure(0, 0)
+    circuit.barrier()
+    circuit.x(1)
+    if kind == "goes on":
+        circuit.x(0)
+    if kind == "branches":
+        with circuit.if_test((0, 1)):
+            circuit.x(2)
+    assert threads(circuit) == ({"max_parallel_threads": 1} if kind == "ends" else {})

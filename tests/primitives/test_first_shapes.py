@@ -1,4 +1,4 @@
-"""Sampler and Estimator in their first shape: lists in, quasi-probabilities or values and variances out."""
+"""Sampler in its first shape: lists in, quasi-probabilities out. The Estimator's tests are among the peers'."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 from primitives.conftest import Messenger
 from qiskit import QuantumCircuit
 from qiskit.circuit import Parameter
-from qiskit.quantum_info import SparsePauliOp, Statevector
 from qiskit_aer import AerSimulator
+from qiskit_aer.noise import NoiseModel, ReadoutError
 
 from neartime import codec
 
@@ -35,21 +35,49 @@ def test_a_sampler_gives_quasi_probabilities_by_integer(load: Load) -> None:
     assert again["metadata"] == [{"shots": 4000}] * 2
 
 
-def test_an_estimator_gives_values_and_variances(load: Load) -> None:
-    observables = [SparsePauliOp(["ZZ", "XX"], [1.0, 0.5]), SparsePauliOp("IZ"), SparsePauliOp("IZ")]
-    points = [[0.4], [1.1], [0.0]]
-    result = load("estimator-v1").main(AER, Messenger(), [rotated()] * 3, observables, points, shots=4000, seed=1)
-    for number, (observable, point) in enumerate(zip(observables, points, strict=True)):
-        state = Statevector(rotated().assign_parameters(point))
-        exact = state.expectation_value(observable).real
-        assert abs(result["values"][number] - exact) < 0.08
-    # Of one Pauli the variance is one less its value's square.
-    assert result["metadata"][1]["variance"] == pytest.approx(1 - result["values"][1] ** 2, rel=0.01)
-    assert result["metadata"][2]["variance"] == 0
+@pytest.mark.parametrize("width", [3, 12])
+def test_level_1_takes_readout_errors_out_of_probabilities(load: Load, width: int) -> None:
+    noise = NoiseModel(basis_gates=["h", "x", "cx"])
+    for qubit in range(width):
+        noise.add_readout_error(ReadoutError([[0.97, 0.03], [0.02 + 0.004 * qubit, 0.98 - 0.004 * qubit]]), [qubit])
+    backend = AerSimulator(noise_model=noise)
+    circuit = QuantumCircuit(width)
+    circuit.h(0)
+    for qubit in range(width - 1):
+        circuit.cx(qubit, qubit + 1)
+    circuit.measure_all()
+    off = {}
+    for level in (0, 1):
+        result = load("sampler-v1").main(backend, Messenger(), [circuit], shots=20_000, seed=1, resilience_level=level)
+        found = result["quasi_dists"][0]
+        assert sum(found.values()) == pytest.approx(1)
+        off[level] = abs(found[0] - 0.5) + abs(found[2**width - 1] - 0.5)
+    assert off[0] > 0.06
+    # Of two frequencies near a half, out of 20,000, and a calibration of 10,000.
+    assert off[1] < 0.03
+    assert 1 < result["metadata"][0]["readout_mitigation_overhead"] < 10
 
 
-@pytest.mark.parametrize("name", ["sampler-v1", "estimator-v1"])
-def test_lists_of_different_lengths_are_refused(load: Load, name: str) -> None:
-    further = [] if name == "sampler-v1" else [["ZZ"]]
+def test_level_1_asks_which_bit_is_of_which_qubit(load: Load) -> None:
+    noise = NoiseModel(basis_gates=["x"])
+    noise.add_readout_error(ReadoutError([[1, 0], [0.3, 0.7]]), [1])
+    circuit = QuantumCircuit(2, 2)
+    circuit.x([0, 1])
+    circuit.measure([0, 1], [1, 0])
+    main = load("sampler-v1").main
+    result = main(AerSimulator(noise_model=noise), Messenger(), [circuit], shots=5000, seed=1, resilience_level=1)
+    assert result["quasi_dists"][0][3] == pytest.approx(1, abs=0.05)
+
+
+def test_a_level_that_a_sampler_has_not_is_refused(load: Load) -> None:
+    with pytest.raises(ValueError, match="a Sampler has 0 and 1, not 3"):
+        load("sampler-v1").main(AER, Messenger(), [rotated().measure_all(inplace=False)], [[0.1]], resilience_level=3)
+    unmeasured = QuantumCircuit(1, 2)
+    unmeasured.measure(0, 0)
+    with pytest.raises(ValueError, match=r"bits \[1\] are not measured"):
+        load("sampler-v1").main(AER, Messenger(), [unmeasured], resilience_level=1)
+
+
+def test_lists_of_different_lengths_are_refused(load: Load) -> None:
     with pytest.raises(ValueError, match=r"parameter.values"):
-        load(name).main(AER, Messenger(), [rotated().measure_all(inplace=False)], *further, [[0.1], [0.2]])
+        load("sampler-v1").main(AER, Messenger(), [rotated().measure_all(inplace=False)], [[0.1], [0.2]])

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 from pydantic import BaseModel, ValidationError
+from qiskit import QuantumCircuit
 
 from neartime.errors import InvalidInput
-from neartime.primitives import EstimatorOptions, SamplerOptions
+from neartime.primitives import EstimatorOptions, LayerError, NoiseLearnerOptions, NoiseLearnerResult, SamplerOptions
 
 PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "primitives.md").read_text()
 
@@ -26,10 +27,10 @@ def names(kind: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str]]:
             yield f"{prefix}{name}", repr(field.get_default()).replace("'", '"')
 
 
-@pytest.mark.parametrize("kind", [SamplerOptions, EstimatorOptions])
+@pytest.mark.parametrize("kind", [SamplerOptions, EstimatorOptions, NoiseLearnerOptions])
 def test_every_option_is_documented_with_its_default_and_nothing_else(kind: type[BaseModel]) -> None:
     title = kind.__name__.removesuffix("Options")
-    section = re.search(rf"^## {title}V2\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL)
+    section = re.search(rf"^## {title}(?:V2)?\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL)
     assert section is not None
     assert re.findall(r"^\| `([\w.]+)` \| `([^`]+)` \|", section[1], re.MULTILINE) == list(names(kind))
 
@@ -65,7 +66,8 @@ def test_values_that_can_not_be_are_refused_with_their_place() -> None:
 def test_levels_that_there_are_not_are_refused_with_what_to_do() -> None:
     assert "resilience.pec_mitigation" in faults(EstimatorOptions, {"resilience_level": 3})[0]
     assert "twirling.enable_measure" in faults(SamplerOptions, {"resilience_level": 1})[0]
-    assert "zne_mitigation is there" in faults(EstimatorOptions, {"resilience": {"pec_mitigation": True}})[0]
+    both = {"resilience_level": 2, "resilience": {"pec_mitigation": True}}
+    assert "zne_mitigation=False" in faults(EstimatorOptions, both)[0]
     assert "transpile them before" in faults(SamplerOptions, {"optimization_level": 1})[0]
 
 
@@ -87,12 +89,28 @@ def test_options_of_two_primitives_are_their_own() -> None:
         ({"resilience_level": 0, "resilience": {"zne_mitigation": True}}, True, True),
         ({"resilience_level": 0, "twirling": {"enable_gates": True}}, True, True),
         ({"resilience_level": 0, "dynamical_decoupling": {"enable": True}}, True, True),
+        ({"resilience_level": 0, "resilience": {"pec_mitigation": True}}, True, True),
         ({"resilience": {"measure_mitigation": False}, "twirling": {"enable_measure": False}}, False, False),
     ],
 )
 def test_an_estimator_mitigates_where_level_or_options_say_so(values: object, asks: bool, mitigates: bool) -> None:
     options = EstimatorOptions.of(values)  # type: ignore[arg-type]
     assert (options.asks_for_mitigation, options.mitigates) == (asks, mitigates)
+
+
+def test_what_was_learnt_of_layers_is_an_option_as_it_came() -> None:
+    layer = LayerError(QuantumCircuit(2), [3, 1])
+    for given in (NoiseLearnerResult([layer]), [layer]):
+        options = EstimatorOptions.of({"resilience": {"layer_noise_model": given}})
+        assert options.for_program() == {"resilience": {"layer_noise_model": [layer]}}
+    assert (
+        "nor a list of LayerErrors" in faults(EstimatorOptions, {"resilience": {"layer_noise_model": {"ZZ": 0.1}}})[0]
+    )
+
+
+def test_no_bound_is_sent_too() -> None:
+    options = EstimatorOptions.of({"resilience": {"pec": {"max_overhead": None}}})
+    assert options.for_program() == {"resilience": {"pec": {"max_overhead": None}}}
 
 
 def test_what_was_not_set_is_not_sent() -> None:

@@ -19,6 +19,7 @@ NAMES = [
     "estimator-mitigated",
     "estimator-v1",
     "executor",
+    "noise-learner",
     "sampler",
     "sampler-mitigated",
     "sampler-v1",

@@ -156,6 +156,8 @@ class World:
         self.beats: list[Beat] = []
         self.blobs: dict[str, list[bytes]] = {}
         self.fetched: list[Fetch] = []
+        self.silent = False
+        """Whether it never answers who fetches."""
         self.workers: list[Worker] = []
         self._stack = AsyncExitStack()
 
@@ -186,6 +188,8 @@ class World:
 
     async def _give(self, instance_id: str, worker_id: str, fetch: Fetch) -> bytes:
         self.fetched.append(fetch)
+        if self.silent:
+            await asyncio.sleep(3600)
         return self.blobs[fetch.digest][fetch.chunk] if fetch.digest in self.blobs else b""
 
     # --- programs and workers

@@ -1,8 +1,8 @@
 """What a template's expect.toml says of a run, held against the run.
 
 `interim` is the list of interim results; `interim-at-least`, how many there are. Below `result`, a table's keys lead to
-a part of the result (of a list, its number), and these say what that part is: `equals`, `contains`, `length`,
-`at-least`, `at-most`.
+a part of the result (of a list, its number; of an object, its attribute), and these say what that part is: `equals`,
+`contains`, `length`, `at-least`, `at-most`.
 """
 
 from __future__ import annotations
@@ -37,5 +37,10 @@ def _parts(expected: Mapping[str, Any], actual: Any, path: str) -> Iterator[str]
             if not check(actual, wanted):
                 yield f"{path} is {actual!r}: {key} {wanted!r} does not hold"
         else:
-            part = actual[int(key)] if isinstance(actual, list) else actual[key]
-            yield from _parts(wanted, part, f"{path}.{key}")
+            yield from _parts(wanted, _part(actual, key), f"{path}.{key}")
+
+
+def _part(actual: Any, key: str) -> Any:
+    if isinstance(actual, Mapping):
+        return actual[key]
+    return actual[int(key)] if key.isdigit() else getattr(actual, key)

@@ -150,6 +150,7 @@ worker = launch.Launch(
     version_id=OTHER,
     manifest={"name": "vqe"},
     path="/programs/vqe",
+    files=launch.Fetchable(digest="cd" * 32, size=1234, chunks=1),
     backend=spec,
     nats=launch.NatsAccess(url="nats://127.0.0.1:4222", credential="a credential", inbox="_INBOX.w"),
     control_key="ab" * 32,

@@ -142,10 +142,11 @@ def test_every_field_of_a_backend_is_documented() -> None:
 
 def test_the_example_of_the_documentation_is_a_good_file(tmp_path: Path) -> None:
     page = (DOCS / "reference" / "backends.md").read_text()
-    first, second, third = (part.partition("```")[0] for part in page.split("```toml\n")[1:])
+    first, second, third, patch = (part.partition("```")[0] for part in page.split("```toml\n")[1:])
     assert len(load(tmp_path, first).names()) > 1
     assert load(tmp_path, second).names() == ["clifford", "fake_manila"]
     assert load(tmp_path, third).get("device_7q").placement.resources == {"nvidia.com/gpu": "1"}
+    assert list(load(tmp_path, third + patch).get("device_7q").placement.patch["spec"]) == ["volumes", "containers"]
 
 
 def test_the_examples_of_how_to_offer_hardware_are_good_files(tmp_path: Path) -> None:

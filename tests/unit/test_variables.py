@@ -35,3 +35,19 @@ def test_the_tool_gets_the_operators_indexes_and_nothing_of_neartime_or_python()
     assert found["UV_INDEX_LAB_PASSWORD"] == "secret"
     assert found["HTTP_PROXY"] == SERVER["HTTP_PROXY"]
     assert not [name for name in found if name.startswith(("NEARTIME_", "PYTHON", "VIRTUAL_ENV"))]
+
+
+def test_where_indexes_are_and_their_logins_are_all_that_leaves_the_server() -> None:
+    given = {
+        "UV_DEFAULT_INDEX": "https://reader:a%20word@pypi.lab.example/simple",
+        "UV_INDEX_LAB_PASSWORD": "another",
+        "UV_INDEX": "https://token@pypi.lab.example/private",
+        "HTTPS_PROXY": "http://proxy.lab.example:3128",
+        "UV_CACHE_DIR": "/var/cache/uv",
+        "PGPASSWORD": "the database's",
+        "NEARTIME_SECRET_FILE": "/run/secret",
+        "PATH": "/usr/bin",
+    }
+    found = variables.of_indexes(given)
+    assert set(found) == {"UV_DEFAULT_INDEX", "UV_INDEX_LAB_PASSWORD", "UV_INDEX", "HTTPS_PROXY"}
+    assert variables.secrets_of(found) == ["a word", "a%20word", "another", "token"]

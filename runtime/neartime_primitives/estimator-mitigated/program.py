@@ -1,14 +1,17 @@
-"""EstimatorV2 with mitigation: Qiskit Runtime's own preparation and post-processing, run on the backend as it is."""
+"""EstimatorV2 with mitigation: Qiskit Runtime's own preparation and post-processing, run on the backend as it is.
+
+PEC, and ZNE whose amplifier is PEA, need the noise of the circuits' layers: it is given, or learnt before the PUBs run.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-import isa
+import mitigation
 from delivery import Delivery
 from observables import in_paulis
+from pubs import coerced
 from qiskit.primitives.containers.estimator_pub import EstimatorPub
-from qiskit_ibm_runtime.executor_estimator import EstimatorV2
 
 
 def main(
@@ -22,14 +25,13 @@ def main(
     version: int = 2,
     support_qiskit: bool = True,
 ) -> Any:
-    chosen = {**(options or {}), "experimental": {"local_mode": True}}
+    chosen = dict(options or {})
     if resilience_level is not None:
         chosen["resilience_level"] = resilience_level
-    estimator = EstimatorV2(mode=backend, options=chosen)
-    coerced = [EstimatorPub.coerce(pub if isinstance(pub, EstimatorPub) else tuple(pub), precision) for pub in pubs]
-    for number, pub in enumerate(coerced):
-        isa.require(pub.circuit, backend, f"pubs[{number}]")
-    delivery = Delivery(user_messenger, len(coerced), stream)
-    for pub in coerced:
-        delivery.finished(estimator.run([in_paulis(pub)]).result()[0])
-    return delivery.result()
+    mitigated = mitigation.Estimator(backend, chosen)
+    asked = coerced(EstimatorPub, pubs, precision, backend)
+    learnt = mitigated.learn([pub.circuit for pub in asked])
+    delivery = Delivery(user_messenger, len(asked), stream)
+    for number, pub in enumerate(asked):
+        delivery.finished(mitigated.run(in_paulis(pub), number))
+    return delivery.result({} if learnt is None else {"layer_noise_model": learnt})

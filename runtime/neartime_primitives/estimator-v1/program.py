@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import isa
+import mitigation
 import numpy as np
 from observables import in_paulis
-from qiskit.primitives import BackendEstimatorV2
 from qiskit.primitives.containers.estimator_pub import EstimatorPub
+from qiskit_ibm_runtime.results import QuantumProgramResult
+
+BLOCKS = 100
+"""Into which what was measured is divided, to see how much a value depends on each."""
+FEW_SHOTS = 16
+"""Of each randomization where noise is cancelled: all have its sign, so that more of them tell little."""
+EXTRAPOLATORS = {
+    "LinearExtrapolator": "linear",
+    "QuadraticExtrapolator": "polynomial_degree_2",
+    "CubicExtrapolator": "polynomial_degree_3",
+    "QuarticExtrapolator": "polynomial_degree_4",
+}
+"""By their names of then, those of now."""
 
 
 def main(
@@ -20,6 +34,7 @@ def main(
     shots: int = 4000,
     seed: int | None = None,
     resilience_level: int = 0,
+    resilience: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     values = parameter_values if parameter_values is not None else [[]] * len(circuits)
     if not len(values) == len(circuits) == len(observables):
@@ -27,12 +42,86 @@ def main(
             f"there are {len(circuits)} circuits, {len(observables)} observables and {len(values)} lists of parameter "
             "values: each circuit takes one of each"
         )
-    found, metadata = [], []
-    for number, (circuit, observable, point) in enumerate(zip(circuits, observables, values, strict=True)):
+    points = [np.asarray(point, dtype=float) for point in values]
+    for number, circuit in enumerate(circuits):
         isa.require(circuit, backend, f"circuits[{number}]")
-        pub = in_paulis(EstimatorPub.coerce((circuit, observable, np.asarray(point, dtype=float)), shots**-0.5))
-        options = {"seed_simulator": None if seed is None else seed + number}
-        data = BackendEstimatorV2(backend=backend, options=options).run([pub]).result()[0].data
-        found.append(float(data.evs))
-        metadata.append({"variance": float(data.stds) ** 2 * shots, "shots": shots})
-    return {"values": np.array(found), "metadata": metadata}
+    options = {**_options(resilience_level, resilience or {}), "default_shots": shots}
+    estimator = mitigation.Estimator(backend, {**options, "simulator": {"seed_simulator": seed}})
+    estimator.learn(circuits)
+    found = np.zeros(len(circuits))
+    metadata: list[dict[str, Any]] = [{} for _ in circuits]
+    for number, together in enumerate(_alike(circuits, points)):
+        first = together[0]
+        pub = EstimatorPub.coerce((circuits[first], [observables[one] for one in together], points[first]))
+        measured = estimator.measured(in_paulis(pub), number)
+        result = mitigation.finished(measured)
+        variances = _squared_errors(measured) * shots
+        for place, one in enumerate(together):
+            found[one] = result.data.evs[place]
+            metadata[one] = {"variance": float(variances[place]), "shots": shots, **_told(result, place)}
+    return {"values": found, "metadata": metadata}
+
+
+def _options(level: int, asked: dict[str, Any]) -> dict[str, Any]:
+    """Of an EstimatorV2, those that do what a level did."""
+    if level < 2:
+        return {"resilience_level": level}
+    if level == 3:
+        cancels = {"resilience_level": 1, "resilience": {**asked, "pec_mitigation": True}}
+        return {**cancels, "twirling": {"shots_per_randomization": FEW_SHOTS}}
+    extrapolator = asked.get("extrapolator", "LinearExtrapolator")
+    zne = {"noise_factors": asked.get("noise_factors", (1, 3, 5)), "extrapolator": EXTRAPOLATORS[extrapolator]}
+    return {"resilience_level": 2, "resilience": {"zne": zne}}
+
+
+def _alike(circuits: list[Any], points: list[Any]) -> list[list[int]]:
+    """Numbers of circuits that are the same, with the same values: their observables may share what is measured."""
+    groups: list[list[int]] = []
+    for number, (circuit, point) in enumerate(zip(circuits, points, strict=True)):
+        for group in groups:
+            if np.array_equal(points[group[0]], point) and circuits[group[0]] == circuit:
+                group.append(number)
+                break
+        else:
+            groups.append([number])
+    return groups
+
+
+def _squared_errors(measured: Any) -> Any:
+    """The squared standard error of each value, by leaving out a part of what was measured at a time (jackknife).
+
+    So it has in it what terms that were measured together have in common, and what calibration and extrapolation add.
+    """
+    left = np.array([mitigation.finished(part).data.evs for part in _parts(measured)])
+    return (len(left) - 1) / len(left) * np.sum((left - left.mean(axis=0)) ** 2, axis=0)
+
+
+def _parts(measured: Any) -> Iterator[Any]:
+    """What was measured, with another block of randomizations left out each time; without any, a block of shots."""
+    randomizations = [len(item["_meas"]) for item in measured]
+    count = min(randomizations)
+    if count == 1:
+        count = min(item["_meas"].shape[-2] for item in measured)
+    count = min(count, BLOCKS)
+    for block in range(count):
+        items = []
+        for item, number in zip(measured, randomizations, strict=True):
+            if number > 1:
+                kept = _without(number, block, count)
+                items.append({name: array[kept] for name, array in item.items()})
+            else:
+                kept = _without(item["_meas"].shape[-2], block, count)
+                items.append({**item, "_meas": item["_meas"][..., kept, :]})
+        yield QuantumProgramResult(items, passthrough_data=measured.passthrough_data)
+
+
+def _without(length: int, block: int, count: int) -> Any:
+    return np.flatnonzero(np.arange(length) % count != block)
+
+
+def _told(result: Any, place: int) -> dict[str, Any]:
+    """What a level tells beside variance and shots."""
+    if "evs_noise_factors" in result.data:
+        told = {"values": result.data.evs_noise_factors[place], "errors": result.data.stds_noise_factors[place]}
+        return {"zne": told}
+    return dict(result.metadata.get("resilience", {}))

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import isa
+import quantum_programs
+from backends import seed_of
 from delivery import Delivery
+from pubs import coerced
 from qiskit.primitives.containers.sampler_pub import SamplerPub
-from qiskit_ibm_runtime.executor_sampler import SamplerV2
+from qiskit_ibm_runtime.decoders.executor_sampler.decoder import ClientSideSamplerResultDecoder
+from qiskit_ibm_runtime.executor_sampler.prepare import prepare
+from qiskit_ibm_runtime.options_models import SamplerOptions
 
 
 def main(
@@ -20,11 +24,13 @@ def main(
     version: int = 2,
     support_qiskit: bool = True,
 ) -> Any:
-    sampler = SamplerV2(mode=backend, options={**(options or {}), "experimental": {"local_mode": True}})
-    coerced = [SamplerPub.coerce(pub if isinstance(pub, SamplerPub) else tuple(pub), shots) for pub in pubs]
-    for number, pub in enumerate(coerced):
-        isa.require(pub.circuit, backend, f"pubs[{number}]")
-    delivery = Delivery(user_messenger, len(coerced), stream)
-    for pub in coerced:
-        delivery.finished(sampler.run([pub]).result()[0])
+    options = options or {}
+    chosen, seed = SamplerOptions(**options), seed_of(options)
+    asked = coerced(SamplerPub, pubs, shots, backend)
+    delivery = Delivery(user_messenger, len(asked), stream)
+    for number, pub in enumerate(asked):
+        program, _ = prepare([pub], chosen, backend=backend)
+        # Two equal PUBs of a job are two samples, also where a seed makes the job repeatable.
+        result = quantum_programs.run(backend, program, None if seed is None else seed + number)
+        delivery.finished(ClientSideSamplerResultDecoder.decode(result)[0])
     return delivery.result()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import isa
 from backends import refuse, seed_of
 from delivery import Delivery
+from pubs import coerced
 from qiskit.primitives.containers.sampler_pub import SamplerPub
 from sampling import sample
 
@@ -26,12 +26,10 @@ def main(
     options = options or {}
     refuse(options, "sampler-mitigated")
     shots = shots or options.get("default_shots") or DEFAULT_SHOTS
-    coerced = [SamplerPub.coerce(pub if isinstance(pub, SamplerPub) else tuple(pub), shots) for pub in pubs]
-    for number, pub in enumerate(coerced):
-        isa.require(pub.circuit, backend, f"pubs[{number}]")
+    asked = coerced(SamplerPub, pubs, shots, backend)
     seed = seed_of(options)
-    delivery = Delivery(user_messenger, len(coerced), stream)
-    for number, pub in enumerate(coerced):
+    delivery = Delivery(user_messenger, len(asked), stream)
+    for number, pub in enumerate(asked):
         # Two equal PUBs of a job are two samples, also where a seed makes the job repeatable.
         delivery.finished(sample(backend, pub, None if seed is None else seed + number))
     return delivery.result()

@@ -30,8 +30,8 @@ class Delivery:
                 self._messenger.publish({"pub": number, "result": self._results[number]})
             self._published = len(self._results)
 
-    def result(self) -> Any:
-        """Of the job, once all PUBs have theirs."""
+    def result(self, metadata: dict[str, Any] | None = None) -> Any:
+        """Of the job, once all PUBs have theirs; `metadata` beside what always is told."""
         from qiskit.primitives import PrimitiveResult
 
-        return PrimitiveResult(self._results, metadata={"version": 2})
+        return PrimitiveResult(self._results, metadata={**(metadata or {}), "version": 2})

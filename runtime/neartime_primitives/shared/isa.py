@@ -6,19 +6,22 @@ from typing import Any
 
 _FREE = frozenset({"barrier", "delay", "store"})
 """What takes no gate."""
-_known: dict[int, dict[tuple[str, tuple[int, ...]], bool]] = {}
-"""Of each backend that this process has seen, by id, what its target said before."""
+_known: dict[int, tuple[Any, Any, dict[tuple[str, tuple[int, ...]], bool]]] = {}
+"""Each backend that this process has seen, by its id, which is its own as long as it is kept here; its target, which
+some make anew when they are asked; and what that said before."""
 
 
 def require(circuit: Any, backend: Any, path: str) -> None:
     """Raises ValueError, which names the first instruction that the backend does not have there, and its qubits."""
-    target = backend.target
+    if id(backend) not in _known:
+        _known[id(backend)] = backend, backend.target, {}
+    _, target, known = _known[id(backend)]
     if target.num_qubits is not None and circuit.num_qubits > target.num_qubits:
         raise ValueError(
             f"{path}: the circuit has {circuit.num_qubits} qubits, and the backend {backend.name!r} {target.num_qubits}"
         )
     at = {qubit: number for number, qubit in enumerate(circuit.qubits)}
-    fault = _fault(circuit, at, target, _known.setdefault(id(backend), {}))
+    fault = _fault(circuit, at, target, known)
     if fault is not None:
         name, qubits = fault
         raise ValueError(

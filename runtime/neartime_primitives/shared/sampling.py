@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from backends import is_aer
+from backends import is_aer, is_exact
+from prepared import noise_on, threads
 from qiskit.primitives import BackendSamplerV2
 from qiskit.primitives.containers import DataBin, SamplerPubResult
 from qiskit.primitives.containers.sampler_pub import SamplerPub
@@ -15,13 +16,19 @@ _samplers: dict[int, Any] = {}
 
 def sample(backend: Any, pub: SamplerPub, seed: int | None) -> Any:
     """The `SamplerPubResult` of a PUB."""
+    with noise_on(backend, pub):
+        return _sample(backend, pub, seed)
+
+
+def _sample(backend: Any, pub: SamplerPub, seed: int | None) -> Any:
     if not is_aer(backend):
         return BackendSamplerV2(backend=backend, options={"seed_simulator": seed}).run([pub]).result()[0]
     if (sampler := _samplers.get(id(backend))) is None:
         from qiskit_aer.primitives import SamplerV2
 
         sampler = _samplers[id(backend)] = SamplerV2.from_backend(backend)
-    sampler.options.run_options = {} if seed is None else {"seed_simulator": seed}
+    chosen = threads(pub.circuit) if is_exact(backend) else {}
+    sampler.options.run_options = chosen if seed is None else {**chosen, "seed_simulator": seed}
     if pub.circuit.num_parameters or not pub.shape:
         return sampler.run([pub]).result()[0]
     # Aer runs a circuit without parameters once, whatever the shape: all shots are taken of that, and dealt out.

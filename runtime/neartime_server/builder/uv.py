@@ -26,6 +26,8 @@ STEP_SECONDS: Final = 1800.0
 UNSOLVED: Final = 1
 """The exit code that says that the requirements are at fault; another one is of an index that is away, or of a disk."""
 INDEX: Final = "look whether the requirements are well written; else upload it again when the package index answers"
+FIXED: Final = {"UV_PYTHON_DOWNLOADS": "never", "UV_NO_PROGRESS": "1", "NO_COLOR": "1"}
+"""Variables that each uv gets."""
 TAIL: Final = 4000
 """Characters of the tool's output that an error carries."""
 
@@ -129,10 +131,15 @@ async def install(interpreter: Interpreter, lock: str, folder: Path, target: Tar
     file = folder.with_suffix(".lock")
     file.write_text(lock)
     command = [
-        *(binary(), "pip", "install", "--require-hashes", "--no-build", "--no-deps", "--quiet"),
-        *("--python", str(interpreter.path), *target.options, "--target", str(folder), "--requirement", str(file)),
+        *(binary(), *installing(target), "--quiet"),
+        *("--python", str(interpreter.path), "--target", str(folder), "--requirement", str(file)),
     ]
     await _process(command, log, "the program's packages can't be had")
+
+
+def installing(target: Target) -> list[str]:
+    """The command that installs just what a lock says, but for the lock, the folder, and the interpreter."""
+    return ["pip", "install", "--require-hashes", "--no-build", "--no-deps", *target.options]
 
 
 async def run_python(python: Path, arguments: Sequence[str], log: Path, what: str) -> None:
@@ -177,8 +184,7 @@ async def _output(command: Sequence[str]) -> str:
 
 
 def _environment() -> dict[str, str]:
-    fixed = {"UV_PYTHON_DOWNLOADS": "never", "UV_NO_PROGRESS": "1", "NO_COLOR": "1"}
-    return {**variables.of_tool(), **fixed}
+    return {**variables.of_tool(), **FIXED}
 
 
 def _kill(group: int) -> None:

@@ -22,6 +22,7 @@ from neartime.stream import Line, Link
 from neartime.stream.link import AWAY
 from neartime_server.bus import claims
 from neartime_server.bus.keys import KeyPair, Keys
+from neartime_server.bus.telling import Telling
 from neartime_server.errors import BusError
 
 log = logging.getLogger(__name__)
@@ -41,8 +42,11 @@ class Accounts:
     def __init__(self, keys: Keys, url: str, disk_bytes: int) -> None:
         self._keys, self._url, self._disk_bytes = keys, url, disk_bytes
         self._revocations: dict[str, dict[str, int]] = {}
+        self._unsure: set[str] = set()
+        """Instances whose quota is to be looked at again."""
         self._pushing: dict[str, asyncio.Lock] = {}
-        self._line = Line(self._access, name="neartime accounts", opened=self._push_all)
+        self._line = Line(self._access, name="neartime accounts", opened=self._open_anew)
+        self._telling = Telling()
 
     async def _access(self) -> NatsAccess:
         return own_access(self._keys.system, self._url)
@@ -60,6 +64,7 @@ class Accounts:
             raise BusError(f"NATS at {self._url} can't be reached: {error or 'no answer'}") from error
 
     async def close(self) -> None:
+        self._telling.cancel()
         await self._line.close()
 
     @property
@@ -80,15 +85,18 @@ class Accounts:
             BusError: NATS does not answer, or refuses.
         """
         async with self._pushing.setdefault(instance_id, asyncio.Lock()):
-            if instance_id in self._revocations:
+            known = self._revocations.get(instance_id)
+            if known is not None and instance_id not in self._unsure:
                 return
             key = self._keys.account(instance_id)
             told = _body((await self._request(_LOOKUP.format(key.public), b"")).decode())
-            void = told.get("revocations") or {}
-            due = told.get("limits", {}).get("disk_storage"), told.get("imports")
-            if due != (self._disk_bytes, claims.imports(instance_id, self._keys.platform.public)):
+            there = told.get("revocations") or {}
+            void = {**there, **(known or {})}
+            due = self._disk_bytes, claims.imports(instance_id, self._keys.platform.public), void
+            if due != (told.get("limits", {}).get("disk_storage"), told.get("imports"), there):
                 await self._push(instance_id, key, void)
-            self._revocations[instance_id] = dict(void)
+            self._revocations[instance_id] = void
+            self._unsure.discard(instance_id)
 
     async def revoke(self, instance_id: str, void: Mapping[str, int]) -> None:
         """Makes exactly these credentials of the instance void: users' public keys, and until when they were given.
@@ -122,8 +130,20 @@ class Accounts:
         if error := json.loads(answer).get("error"):
             raise BusError(f"NATS refused what it was told of an account: {error.get('description', error)}")
 
+    def forget(self, instance_id: str) -> None:
+        """Its quota is to be looked at again: another server, of before, may have told its own."""
+        self._unsure.add(instance_id)
+
+    async def _open_anew(self, link: Link) -> None:
+        """A connection that is new, or back, may be to a server that has lost what it was told."""
+        link.listen(lambda: self._returned(link))
+        await self._push_all(link)
+
+    def _returned(self, link: Link) -> None:
+        if link.client.is_connected:
+            self._telling.spawn(lambda: self._push_all(link), link)
+
     async def _push_all(self, link: Link) -> None:
-        """A connection that is new may be to a server that has lost what it was told."""
         await self._offer_platform(link)
         for instance_id, void in self._revocations.items():
             key = self._keys.account(instance_id)

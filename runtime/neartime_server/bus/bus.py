@@ -319,6 +319,7 @@ class Bus:
         try:
             await tenant.open()
         except BaseException:
+            self._opened().forget(instance_id)
             await tenant.close()
             raise
         return tenant

@@ -20,6 +20,7 @@ from neartime.stream import Line, Link
 from neartime.stream.link import AWAY, Refusal
 from neartime_server.bus.accounts import REQUEST_SECONDS, own_access
 from neartime_server.bus.keys import Keys
+from neartime_server.bus.telling import Telling
 from neartime_server.errors import BusError, NoAnswer
 from neartime_server.settings import Settings
 
@@ -54,6 +55,7 @@ class Tenant:
         self._counter = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._line = Line(self._access, name="neartime control", opened=self._opened)
+        self._telling = Telling()
 
     async def _access(self) -> NatsAccess:
         return own_access(self._keys.account(self._instance_id), self._url)
@@ -71,6 +73,7 @@ class Tenant:
             raise BusError(f"the account of instance {self._instance_id} can't be reached: {error!r}") from error
 
     async def close(self) -> None:
+        self._telling.cancel()
         await self._line.close()
         for task in self._tasks:
             task.cancel()
@@ -80,10 +83,18 @@ class Tenant:
         return await self._line.link()
 
     async def _opened(self, link: Link) -> None:
-        for config in stream_configs(self._settings):
-            await _ensure_stream(link, config)
+        link.listen(lambda: self._returned(link))
+        await self._ensure_streams(link)
         await link.client.subscribe(subjects.beat("*"), cb=self._hear_beat)
         await link.client.subscribe(subjects.fetch("*"), queue="control", cb=self._hear_fetch)
+
+    def _returned(self, link: Link) -> None:
+        if link.client.is_connected:
+            self._telling.spawn(lambda: self._ensure_streams(link), link)
+
+    async def _ensure_streams(self, link: Link) -> None:
+        for config in stream_configs(self._settings):
+            await _ensure_stream(link, config)
 
     async def delete_streams(self) -> None:
         """Raises BusError where NATS does not answer, or refuses."""

@@ -37,7 +37,7 @@ from neartime_server.errors import Refused, ServerError
 from neartime_server.executors import Executor
 from neartime_server.gateways import Gateways
 from neartime_server.settings import Settings
-from neartime_server.store import Store, blobs, instances, jobs, positions, sessions
+from neartime_server.store import Store, blobs, instances, jobs, positions, programs, sessions
 from neartime_server.store.engine import utc_now
 from neartime_server.store.instances import Limits
 from neartime_server.store.programs import Version
@@ -49,6 +49,8 @@ LONE_JOB_MARGIN: Final = 600
 """Seconds that a lone job's session outlives its attempts' time limits."""
 LAST_WORDS: Final = 30.0
 """Seconds that what a lost worker has said may take to be in the store; after that it is looked at again."""
+PREPARE_PAUSES: Final = (10.0, 60.0, 300.0)
+"""Seconds before the base environment is tried again, where a registry or an index was away."""
 POSITION_LOOK: Final = 0.05
 """Seconds between two looks at how far another server has folded the events."""
 
@@ -448,9 +450,12 @@ class Control:
             await self._acting.workers.beat(instance_id, beat)
 
     async def _fetch(self, instance_id: str, worker_id: str, fetch: Fetch) -> bytes:
-        """A chunk of what the worker was told to fetch, for the job that it runs; nothing of anything else."""
+        """A chunk of its program's files, or of what it was told to fetch for the job that it runs; of nothing else."""
 
         def work(connection: Connection) -> bytes:
+            if fetch.job_id is None:
+                own = programs.archive_of(connection, instance_id, worker_id)
+                return blobs.chunk(connection, own, fetch.chunk) if own == fetch.digest else b""
             row = jobs.find(connection, instance_id, fetch.job_id)
             if row is None or row.worker_id != worker_id or JobStatus(row.status).final:
                 return b""
@@ -488,12 +493,15 @@ class Control:
                 await self._gateways.end()
 
     async def _prepare_base(self) -> None:
-        """The zygote of the server's own environment stands ready before the first job comes."""
-        try:
-            if (own := await self._builder.ready()) is not None:
-                await self._executor.prepare(own)
-        except ServerError as error:
-            log.warning("the base environment could not be prepared: %s", error)
+        """What programs without requirements run in stands ready before the first job comes."""
+        for pause in PREPARE_PAUSES:
+            try:
+                if (own := await self._builder.ready()) is not None:
+                    await self._executor.stand_by(own)
+                return
+            except ServerError as error:
+                log.warning("the base environment could not be prepared: %s", error)
+            await asyncio.sleep(pause)
 
     def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.create_task(work)

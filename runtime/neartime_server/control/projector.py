@@ -43,6 +43,8 @@ does not stand in the way of the next one's submission."""
 INTERIMS_LINGER: Final = 0.5
 """The same, of interim results alone: they change no more than a count, and a transaction for a few of them would take
 time from the program that publishes them."""
+ANEW: Final = 0
+"""In place of a message: those behind it are of a stream that was lost and made anew."""
 BATCH: Final = 500
 """Events that one transaction folds."""
 RESULT_SECONDS: Final = 15.0
@@ -153,6 +155,8 @@ class Projector:
             try:
                 async with aclosing(self._bus.events(self._instance, JOBS, after)) as events:
                     async for item in events:
+                        if _sequence(item) <= after:
+                            await self._queue.put(ANEW)
                         if isinstance(item, Event):
                             self._listen(item)
                         await self._queue.put(item)
@@ -200,6 +204,14 @@ class Projector:
 
     async def _fold_each(self, batch: list[Event | int]) -> None:
         """Folds a batch; where it can't be, whatever the reason, each event by itself without the one at fault."""
+        if ANEW in batch:
+            at = batch.index(ANEW)
+            if before := batch[:at]:
+                await self._fold_each(before)
+            self._begin_anew()
+            if batch := batch[at + 1 :]:
+                await self._fold_each(batch)
+            return
         try:
             await self._patiently(lambda: self._fold(batch))
         except LeaseLost:
@@ -279,6 +291,15 @@ class Projector:
         if done.changes:
             self._folded(done.changes)
 
+    def _begin_anew(self) -> None:
+        """The stream was lost and made anew: its numbers mean other messages, and what was waited for does not come."""
+        self.sequence = 0
+        self._held.clear()
+        for _, future in self._waiters:
+            if not future.done():
+                future.set_result(None)
+        self._waiters.clear()
+
     def _forget_held(self, ended: set[str]) -> None:
         for sequence in [key for key, held in self._held.items() if held.event.job_id in ended]:
             del self._held[sequence]
@@ -300,16 +321,20 @@ class Projector:
 
     async def _copy(self, event: Event) -> None:
         """Copies a large value out of the stream, then lets its event go on."""
-        held = self._held[event.sequence]
+        if (held := self._held.get(event.sequence)) is None:
+            return
         try:
             held.staged = await self._patiently(
                 lambda: blobs.stage(self._store, self._bus.value(self._instance, event))
             )
         except StreamError as error:
             log.warning("a large %s of job %s can't be had: %s", event.kind, event.job_id, error)
-            self._held.pop(event.sequence, None)
             if event.kind == "result":
                 await self._broken(event.job_id, ReasonCode.STREAM_BROKEN, f"its result can't be had: {error}")
+        if self._held.get(event.sequence) is not held:
+            return  # the stream is another one by now, or the job has ended
+        if held.staged is None:
+            del self._held[event.sequence]
         await self._nudge(event.sequence)
 
     async def _expect_result(self, event: Event) -> None:

@@ -198,9 +198,7 @@ class Workers:
 
     async def _start(self, worker: Worker, session: Session, access: NatsAccess) -> None:
         try:
-            version = await self._store.read(lambda connection: programs.version(connection, worker.version_id))
-            if version is None:
-                raise ServerError(f"program version {worker.version_id} is gone")
+            version, files = await self._store.read(lambda connection: _program(connection, worker.version_id))
             config = self._backends.get(session.backend)
             built = await self._builder.build(source(self._store, version))
             if not (version.environment or version.image) and (built.digest or built.image):  # saved without a build
@@ -213,6 +211,7 @@ class Workers:
                 version_id=version.id,
                 manifest=version.manifest.model_dump(mode="json"),
                 path=built.path,
+                files=files,
                 backend=config.for_worker(),
                 nats=access,
                 control_key=self._keys.control_key(worker.id),
@@ -542,6 +541,21 @@ def read_assignment(connection: Connection, row: Row[Any]) -> Assignment:
         start_of(row, None if inline else fetchable(found), fetchable(checkpoint) if checkpoint else None),
         blobs.get(connection, row.inputs) if inline else b"",
     )
+
+
+def _program(connection: Connection, version_id: str) -> tuple[programs.Version, Fetchable]:
+    """A program version, and how its files are to be fetched.
+
+    Raises:
+        ServerError: it is gone.
+    """
+    version = programs.version(connection, version_id)
+    if version is None:
+        raise ServerError(f"program version {version_id} is gone")
+    try:
+        return version, fetchable(blobs.info(connection, version.archive))
+    except blobs.MissingBlob as error:
+        raise ServerError(f"the files of program version {version_id} are gone") from error
 
 
 def fetchable(info: blobs.Info) -> Fetchable:

@@ -21,6 +21,7 @@ from kubernetes.stream import stream
 from websocket import WebSocketException
 
 from neartime_server.errors import ConfigurationError, ExecutorError
+from neartime_server.executors.forwarding import Forwarded
 
 CONNECT_SECONDS: Final = 10.0
 ANSWER_SECONDS: Final = 30.0
@@ -66,6 +67,7 @@ class Cluster:
         self._configuration.connection_pool_maxsize = 32
         self._api: Any = client.ApiClient(self._configuration)
         self._core: Any = client.CoreV1Api(self._api)
+        self._batch: Any = client.BatchV1Api(self._api)
         self._network: Any = client.NetworkingV1Api(self._api)
         self._watching: Any = None
         self._closed = threading.Event()
@@ -81,6 +83,10 @@ class Cluster:
 
     def create(self, pod: Object) -> Object:
         return _read(self._core.create_namespaced_pod(self.namespace, pod, **_options()))
+
+    def patch(self, name: str, changes: list[Object]) -> Object:
+        """Carries out a JSON patch on a pod, all of it or nothing. Source: RFC 6902."""
+        return _read(self._core.patch_namespaced_pod(name, self.namespace, changes, **_options()))
 
     def delete(self, name: str, grace: int, uid: str | None = None) -> bool:
         """Whether there was one. It goes when its containers have ended, `grace` seconds later at the latest."""
@@ -138,9 +144,9 @@ class Cluster:
         except ApiException:
             return ""
 
-    def events(self, name: str) -> list[Object]:
+    def events(self, name: str, kind: str = "Pod") -> list[Object]:
         """What was said about a pod, the latest last."""
-        selector = f"involvedObject.name={name},involvedObject.kind=Pod"
+        selector = f"involvedObject.name={name},involvedObject.kind={kind}"
         found = _read(self._core.list_namespaced_event(self.namespace, field_selector=selector, **_options()))
         return sorted(found["items"], key=lambda one: one.get("lastTimestamp") or one.get("eventTime") or "")
 
@@ -167,6 +173,59 @@ class Cluster:
             raise ExecutorError(f"its pod can't be spoken to: {error}") from error
         finally:
             attached.close()
+            api.api_client.close()
+
+    # --- jobs
+
+    def create_job(self, job: Object) -> Object:
+        return _read(self._batch.create_namespaced_job(self.namespace, job, **_options()))
+
+    def delete_job(self, name: str) -> bool:
+        """With its pod. Whether there was one."""
+        body = {"propagationPolicy": "Background"}
+        try:
+            self._batch.delete_namespaced_job(name, self.namespace, body=body, **_options())
+        except ApiException as error:
+            if error.status == 404:
+                return False
+            raise
+        return True
+
+    def job(self, name: str) -> Object | None:
+        try:
+            return _read(self._batch.read_namespaced_job(name, self.namespace, **_options()))
+        except ApiException as error:
+            if error.status == 404:
+                return None
+            raise
+
+    def jobs(self, selector: str) -> list[Object]:
+        found: list[Object] = _read(
+            self._batch.list_namespaced_job(self.namespace, label_selector=selector, **_options())
+        )["items"]
+        return found
+
+    @contextlib.contextmanager
+    def forwarded(self, name: str, port: int) -> Iterator[Forwarded]:
+        """A connection to a port of a pod's loopback.
+
+        Raises:
+            OSError: the pod can't be reached.
+        """
+        api = client.CoreV1Api(client.ApiClient(self._configuration))  # of its own, as in `say`
+        try:
+            opened = stream(
+                api.connect_get_namespaced_pod_portforward,
+                name, self.namespace, ports=str(port), _preload_content=False,
+            )  # fmt: skip
+        except ApiException as error:
+            api.api_client.close()
+            raise ConnectionError(f"its pod can't be reached: {words(error)}") from error
+        try:
+            opened.sock.settimeout(ANSWER_SECONDS)
+            yield Forwarded(opened.sock)
+        finally:
+            opened.close()
             api.api_client.close()
 
     # --- network policies

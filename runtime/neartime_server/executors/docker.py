@@ -180,6 +180,9 @@ class DockerExecutor:
         """
         await self._checked(environment)
 
+    async def stand_by(self, environment: Place) -> None:
+        await self.prepare(environment)
+
     async def forget(self, worker_id: str) -> None:
         """Removes its container. Where the engine is away, the end is told again later."""
         self._exited.pop(worker_id, None)

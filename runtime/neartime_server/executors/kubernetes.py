@@ -18,7 +18,7 @@ import logging
 import math
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any, Final, TypeVar
@@ -34,6 +34,7 @@ from neartime_server.executors.cluster import AWAY, Cluster, Object, words
 from neartime_server.executors.following import Pods
 from neartime_server.executors.listener import Listener
 from neartime_server.executors.once import Checks, Starts
+from neartime_server.executors.pool import Pool
 from neartime_server.executors.protocol import Exited, Observed, Place, Running, Synced
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,8 @@ T = TypeVar("T")
 THREADS: Final = 32
 TAKEN_SECONDS: Final = 60.0
 """How long a worker may take from its start until it has its launch document: an import, on a busy node."""
+SPARE_SECONDS: Final = 15.0
+"""The same of a pod that has waited for it. After that the worker gets a pod of its own."""
 EAGER: Final = (0.15, 0.05, 0.05, 0.1, 0.1, 0.2, 0.5)
 """Seconds before each try to give a pod that has a node its launch document; the last for all that follow."""
 ANSWER_SECONDS: Final = 2.0
@@ -71,6 +74,7 @@ class KubernetesExecutor:
         nats: str | None = None,
         pending: float = 300.0,
         longest: float = 9 * 3600.0,
+        spares: int = 0,
     ) -> None:
         """
         Args:
@@ -78,15 +82,20 @@ class KubernetesExecutor:
             placements: of backends, by name.
             nats: where workers reach NATS, as `manifests.network_policy` takes it; None has no policy made: somebody
                 else sees to it.
-            pending: seconds that a pod may wait for its image, or for a place that no node has. For one that others
-                have now it waits as long as it takes.
+            pending: seconds that a pod may wait for an image that can't be had, or for a place that no node has. For
+                a place that others have now, and an image that is being pulled, it waits as long as it takes.
             longest: seconds that a worker may live.
+            spares: pods that wait for a session, for each kind of placement.
         """
         self._cluster, self._installation, self._placements = cluster, installation, placements
         self._pending, self._longest = pending, longest
         self._policy = manifests.network_policy(installation, nats) if nats is not None else None
         self._threads = ThreadPoolExecutor(THREADS, "kubernetes")
         self._pods = Pods(cluster, f"{manifests.INSTALLATION}={installation}", self._changed, self._lost)
+        self._pool = Pool(
+            self._pods, installation, placements.values(), spares,
+            create=self._create, remove=self._clear, adopt=self._adopt,
+        )  # fmt: skip
         self._checks = Checks()
         self._exited: dict[str, Exited] = {}
         self._stopped: set[str] = set()
@@ -94,7 +103,7 @@ class KubernetesExecutor:
         """Workers whose pods are being removed, and whose ends nobody wants to hear."""
         self._starts = Starts(self._stopped, self._started)
         self._listeners: set[Listener] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._tended: dict[str, asyncio.Task[None]] = {}
         """What is done about pods that nobody else looks after, by name."""
         self._closed = False
@@ -115,10 +124,13 @@ class KubernetesExecutor:
         Raises:
             ExecutorError: it is not, after some seconds more, or the API server can't be reached.
         """
+        again = worker_id in self._stopped
         self._stopped.add(worker_id)
         await self._starts.over(worker_id)
         await self._pods.open()
-        name = manifests.pod_name(worker_id)
+        name = self._name(worker_id)
+        if not again and pods.leaves(self._pods.get(name)):  # somebody else had a reason before, and it counts
+            self._stopped.discard(worker_id)
         uid = self._uid(name)
         if uid is None or not await self._call(self._cluster.delete, name, max(1, math.ceil(grace)), uid):
             self._note(Exited(worker_id, None, None, "it was not running"))
@@ -140,6 +152,7 @@ class KubernetesExecutor:
             await self._pods.open()
             self._listeners.add(listener)
             self._sweep()
+            self._pool.keep()
             for pod in self._pods.all():
                 self._look(pod)
             for exited in list(self._exited.values()):  # also those whose pod is gone
@@ -153,6 +166,8 @@ class KubernetesExecutor:
                     yield heard
         finally:
             self._listeners.discard(listener)
+            if not self._listeners:
+                await self._pool.rest()
 
     async def prepare(self, environment: Place) -> None:
         """Have the image on a node, and know that its runner can be spoken to; a pod finds out, once for each image.
@@ -164,11 +179,15 @@ class KubernetesExecutor:
             raise ExecutorError("it has no image, and the executor `kubernetes` runs nothing else")
         await self._checks((environment.image, str(environment.python)), lambda: self._check(environment))
 
+    async def stand_by(self, environment: Place) -> None:
+        await self.prepare(environment)
+        self._pool.serve(environment)
+
     async def forget(self, worker_id: str) -> None:
         """Removes its pod. Where the API server is away, the end is told again later."""
         self._exited.pop(worker_id, None)
         self._stopped.discard(worker_id)
-        name = manifests.pod_name(worker_id)
+        name = self._name(worker_id)
         for listener in self._listeners:
             listener.forget(worker_id)
         if (uid := self._uid(name)) is None:
@@ -187,6 +206,7 @@ class KubernetesExecutor:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._pool.rest()
         self._pods.close()
         self._lost()
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -198,7 +218,7 @@ class KubernetesExecutor:
         """It has its launch document, so it runs: the cluster may say so later."""
         for listener in self._listeners:
             listener.tell(Running(worker_id))
-        if (pod := self._pods.get(manifests.pod_name(worker_id))) is not None and pods.runs(pod):
+        if (pod := self._pods.get(self._name(worker_id))) is not None and pods.runs(pod):
             self._look(pod)
 
     async def _start(self, launch: Launch, environment: Place) -> None:
@@ -210,8 +230,10 @@ class KubernetesExecutor:
             raise ExecutorError("it was stopped before it was started")
         await self._ensure_policy()
         placement = self._placements.get(launch.backend.name) or Placement()
+        if await self._take_spare(launch, environment, placement):
+            return
         made = asyncio.ensure_future(
-            self._create(
+            self._make(
                 manifests.pod(
                     launch, environment,
                     installation=self._installation, longest=self._longest, placement=placement,
@@ -228,6 +250,47 @@ class KubernetesExecutor:
             await asyncio.gather(made, return_exceptions=True)
             await asyncio.shield(self._remove(name))
             raise
+
+    async def _make(self, pod: Object) -> bool:
+        """Whether it had to be made. Where a quota is used up by spares, they make room."""
+        deadline = 0.0
+        while True:
+            try:
+                return await self._create(pod)
+            except ExecutorError as error:
+                if "exceeded quota" not in str(error):
+                    raise
+                if not deadline and await self._pool.give_way():
+                    deadline = time.monotonic() + CREATE_SECONDS  # it counts them until they are gone
+                if time.monotonic() > deadline:
+                    raise
+            await asyncio.sleep(0.5)
+
+    async def _take_spare(self, launch: Launch, environment: Place, placement: Placement) -> bool:
+        """Whether a pod that waits for a session is this worker now, and has its launch document."""
+        worker_id = launch.worker_id
+        taking = asyncio.ensure_future(self._pool.take(launch, environment, placement, self._longest))
+        try:
+            if (name := await asyncio.shield(taking)) is None:
+                return False
+            await self._begin(name, launch.model_copy(update={"path": manifests.PROGRAM}), (0.0, *EAGER), SPARE_SECONDS)
+            await self._pods.until(
+                name, lambda pod: pod is None or pods.worker_of(pod) == worker_id or None, END_MARGIN
+            )
+            if worker_id in self._stopped:
+                raise ExecutorError("it was stopped before it was started")
+            return True
+        except BaseException as error:
+            (taken,) = await asyncio.gather(taking, return_exceptions=True)
+            if isinstance(taken, str):
+                await asyncio.shield(self._remove(taken))
+                if isinstance(error, ExecutorError) and worker_id not in self._stopped:
+                    log.warning("a spare pod does not become worker %s: %s", worker_id, error)
+                    return not await self._gone(taken, END_MARGIN)
+            raise
+
+    async def _adopt(self, name: str, changes: list[Object]) -> None:
+        await self._call(self._cluster.patch, name, changes)
 
     async def _create(self, pod: Object) -> bool:
         """Whether it had to be made."""
@@ -263,6 +326,8 @@ class KubernetesExecutor:
             if (found := pods.obstacle(pod)) is not None:
                 if found.words != seen.words:
                     log.info("pod %s waits: %s", name, found.words)
+                    if found.crowded:
+                        self._spawn(self._pool.give_way())
                 seen = found
                 return found if found.hopeless else None
             # what stood in its way before does not any more
@@ -270,25 +335,32 @@ class KubernetesExecutor:
             return None
 
         while (found := await self._decided(name, decide)) is None:
-            if not seen.crowded:  # or there is room when others have ended
-                said = seen.words or await self._told(name) or "nobody says why"
-                raise ExecutorError(f"its pod did not run within {self._pending:g} s: {said}")
+            if seen.crowded:
+                continue  # there is room when others have ended
+            events = await self._told(name)
+            if not seen.words and pods.pulls(events):
+                log.info("pod %s waits: its image is still being pulled", name)
+                continue
+            said = seen.words or pods.told(events) or "nobody says why"
+            raise ExecutorError(f"its pod did not run within {self._pending:g} s: {said}")
         if isinstance(found, pods.Obstacle):
             raise ExecutorError(found.words)
 
-    async def _told(self, name: str) -> str:
+    async def _told(self, name: str) -> list[Object]:
         try:
-            return pods.told(await self._call(self._cluster.events, name))
+            return await self._call(self._cluster.events, name)
         except ExecutorError as error:  # a server may lack the right to read them
             log.debug("what is said of pod %s can't be read: %s", name, error)
-            return ""
+            return []
 
     async def _decided(self, name: str, decide: Callable[[Object | None], T | None]) -> T | None:
         with contextlib.suppress(asyncio.TimeoutError):
             return await self._pods.until(name, decide, self._pending)
         return None
 
-    async def _begin(self, name: str, launch: Launch) -> None:
+    async def _begin(
+        self, name: str, launch: Launch, pauses: Sequence[float] = EAGER, seconds: float = TAKEN_SECONDS
+    ) -> None:
         """Waits until a pod's worker runs, and gives it its launch document.
 
         A kubelet tells of a container's start up to a second late, so it is tried as soon as the pod has a node.
@@ -301,7 +373,7 @@ class KubernetesExecutor:
         try:
             await asyncio.wait({running, placed}, return_when=asyncio.FIRST_COMPLETED)
             problem, deadline = "", math.inf
-            for pause in itertools.chain(EAGER, itertools.repeat(EAGER[-1])):
+            for pause in itertools.chain(pauses, itertools.repeat(pauses[-1])):
                 await asyncio.sleep(pause)
                 if running.done():
                     await running
@@ -314,7 +386,7 @@ class KubernetesExecutor:
                     if (ended := _ended(self._pods.get(name))) is not None:
                         tail = await self._call(self._cluster.log, name)
                         raise ExecutorError(f"{ended.reason or 'its worker ended at once'}: {tail}".rstrip(": "))
-                    deadline = min(deadline, time.monotonic() + TAKEN_SECONDS)
+                    deadline = min(deadline, time.monotonic() + seconds)
                 if time.monotonic() > deadline:
                     said = problem or "it says nothing"
                     raise ExecutorError(f"its worker does not take its launch document: {said}")
@@ -330,6 +402,9 @@ class KubernetesExecutor:
         """
         said = await self._call(self._cluster.say, name, document, ANSWER_SECONDS)
         return worker_id in said or worker_id in await self._call(self._cluster.log, name)
+
+    async def _clear(self, names: Iterable[str]) -> None:
+        await asyncio.gather(*(self._call(self._cluster.delete, name, 0) for name in names))
 
     async def _remove(self, name: str) -> None:
         """At once: it has nothing to lose."""
@@ -370,7 +445,9 @@ class KubernetesExecutor:
     # --- what is seen
 
     def _changed(self, before: Object | None, pod: Object | None) -> None:
-        if pod is not None:
+        if pods.spare_of(pod or before or {}) is not None:
+            self._pool.look_again(pod)
+        elif pod is not None:
             self._look(pod)
         elif before is not None and (worker_id := pods.worker_of(before)) is not None:
             if worker_id in self._forgotten:
@@ -428,6 +505,15 @@ class KubernetesExecutor:
             self._note(ended)
         await self._remove(metadata["name"])
 
+    def _name(self, worker_id: str) -> str:
+        """Of its pod: one that was made for it, or a spare that it took."""
+        made = manifests.pod_name(worker_id)
+        if self._pods.get(made) is None:
+            for pod in self._pods.all():
+                if pods.worker_of(pod) == worker_id:
+                    return str(pod["metadata"]["name"])
+        return made
+
     def _uid(self, name: str) -> str | None:
         """Of a pod of this installation; of those of others it is never known."""
         pod = self._pods.get(name)
@@ -447,10 +533,14 @@ class KubernetesExecutor:
         """Pods that checked images for servers that are gone."""
         for pod in self._pods.all():
             made = datetime.fromisoformat(pod["metadata"]["creationTimestamp"].replace("Z", "+00:00"))
-            if pods.worker_of(pod) is None and time.time() - made.timestamp() > STALE_SECONDS:
-                task = asyncio.create_task(self._remove(pod["metadata"]["name"]))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+            nobodys = pods.worker_of(pod) is None and pods.spare_of(pod) is None
+            if nobodys and time.time() - made.timestamp() > STALE_SECONDS:
+                self._spawn(self._remove(pod["metadata"]["name"]))
+
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _gone(self, name: str, seconds: float) -> bool:
         try:

@@ -9,20 +9,27 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from neartime.contract.backends import Placement
 from neartime.contract.launch import Launch
 from neartime.contract.programs import Manifest, Resources
+from neartime_server.executors.patches import merged
 from neartime_server.executors.protocol import Place
 
 LABEL: Final = "neartime.io/"
-INSTALLATION, WORKER = f"{LABEL}installation", f"{LABEL}worker"
-"""Labels: which servers' pod it is, and which worker's."""
+INSTALLATION, WORKER, SPARE = f"{LABEL}installation", f"{LABEL}worker", f"{LABEL}spare"
+"""Labels: which servers' pod it is, and which worker's; or, of one that is nobody's yet, of what kind it is."""
+BUILDER: Final = f"{LABEL}builder"
+"""Label of Jobs that fetch packages, and of their pods: which servers' they are. An executor looks past them."""
 CONTAINER: Final = "worker"
+PROGRAM: Final = "/tmp/neartime/program"
+"""Where a worker that took a spare has its program's files."""
 USER: Final = 65532
 """Nobody's number."""
 TEMPORARY_SHARE: Final = 2
@@ -31,6 +38,10 @@ GRACE: Final = 10
 """Seconds between SIGTERM and SIGKILL where a node is drained: a supervisor tells what it has to tell."""
 NODE_SECONDS: Final = 60
 """How long a worker stays on a node that is not heard of. Kubernetes' own five minutes are long for who waits."""
+PROMISED_SHARE: Final = 8
+"""Which part of its memory a Job that fetches packages requests: it rarely needs more."""
+FINISHED_SECONDS: Final = 20
+"""How long an ended Job stays, where the server that made it is gone."""
 _SLUG: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
 
 Object = dict[str, Any]
@@ -47,22 +58,78 @@ def pod(launch: Launch, place: Place, *, installation: str, longest: float, plac
         installation: stands for the servers whose pod it is.
         longest: seconds that a worker may live; Kubernetes ends it then.
     """
-    manifest = Manifest.model_validate(launch.manifest)
-    labels = {
-        "app.kubernetes.io/name": "neartime-worker",
-        "app.kubernetes.io/managed-by": "neartime",
-        INSTALLATION: installation,
-        WORKER: launch.worker_id,
-        f"{LABEL}session": launch.session_id,
-        f"{LABEL}program": slug(manifest.name),
-        f"{LABEL}backend": slug(launch.backend.name),
-    }
-    command = [str(place.python), "-m", "neartime_runner", "worker", "-", "--answer"]
+    resources = Manifest.model_validate(launch.manifest).resources
+    labels = {**_of_workers(installation), **_whose(launch)}
     made = _restricted(
-        pod_name(launch.worker_id), labels, place.image or "", command, manifest.resources, placement, longest
+        pod_name(launch.worker_id), labels, place.image or "", _worker(place), resources, placement, longest
     )
     made["spec"]["containers"][0] |= {"stdin": True}
     return merged(made, placement.patch)
+
+
+def spare(name: str, place: Place, kind: str, *, installation: str, placement: Placement, patience: int) -> Object:
+    """A pod that becomes a worker when it gets a launch document.
+
+    Args:
+        patience: seconds after which it ends if it gets none. It has no deadline until then: one that is set can only
+            be shortened.
+    """
+    labels = {**_of_workers(installation), SPARE: kind}
+    command = [*_worker(place), "--patience", str(patience)]
+    made = _restricted(name, labels, place.image or "", command, Resources(), placement, None)
+    made["spec"]["containers"][0] |= {"stdin": True}
+    return merged(made, placement.patch)
+
+
+def kind(place: Place, placement: Placement, resources: Resources) -> str:
+    """What a spare is, as a label's value: only a worker of the same kind can take it."""
+    parts = [place.digest, place.image, str(place.python), placement.model_dump(mode="json"), resources.model_dump()]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def claim(launch: Launch, kind: str, seconds: float) -> list[Object]:
+    """What makes a spare of this kind a launch's worker, and fails where it is another's. Source: RFC 6902.
+
+    Args:
+        seconds: after its start, when Kubernetes ends it.
+    """
+    labels = [
+        {"op": "add", "path": f"/metadata/labels/{_pointer(name)}", "value": value}
+        for name, value in _whose(launch).items()
+    ]
+    own = f"/metadata/labels/{_pointer(SPARE)}"
+    return [
+        {"op": "test", "path": own, "value": kind},
+        {"op": "remove", "path": own},
+        *labels,
+        {"op": "add", "path": "/spec/activeDeadlineSeconds", "value": math.ceil(seconds)},
+    ]
+
+
+def _pointer(name: str) -> str:
+    """Source: RFC 6901."""
+    return name.replace("~", "~0").replace("/", "~1")
+
+
+def _of_workers(installation: str) -> dict[str, str]:
+    return {
+        "app.kubernetes.io/name": "neartime-worker",
+        "app.kubernetes.io/managed-by": "neartime",
+        INSTALLATION: installation,
+    }
+
+
+def _whose(launch: Launch) -> dict[str, str]:
+    return {
+        WORKER: launch.worker_id,
+        f"{LABEL}session": launch.session_id,
+        f"{LABEL}program": slug(str(launch.manifest["name"])),
+        f"{LABEL}backend": slug(launch.backend.name),
+    }
+
+
+def _worker(place: Place) -> list[str]:
+    return [str(place.python), "-m", "neartime_runner", "worker", "-", "--answer"]
 
 
 def check(place: Place, name: str, *, installation: str, seconds: float, placement: Placement) -> Object:
@@ -75,6 +142,50 @@ def check(place: Place, name: str, *, installation: str, seconds: float, placeme
     )
 
 
+@dataclass(frozen=True)
+class Bounds:
+    """What a Job that fetches packages may have."""
+
+    memory: str = "2Gi"
+    disk: str = "10Gi"
+    seconds: float = 1800.0
+    """From its beginning, a wait for its image and for a place included."""
+
+
+def job(
+    name: str, image: str, command: Sequence[str], *, installation: str, bounds: Bounds, placement: Placement
+) -> Object:
+    """A Job that fetches packages: a pod with a folder on its node's disk, and no second try."""
+    labels = {
+        "app.kubernetes.io/name": "neartime-packages",
+        "app.kubernetes.io/managed-by": "neartime",
+        BUILDER: installation,
+    }
+    resources = Resources(cpu=2, memory=bounds.memory)
+    sharing: Object = {"resources": {}, "service_account": None, "promised": 0.05, "patch": {}}
+    made = _restricted(
+        name, labels, image, list(command), resources, placement.model_copy(update=sharing), bounds.seconds
+    )
+    spec = made["spec"]
+    spec["terminationGracePeriodSeconds"] = 1  # it has nothing to lose
+    del spec["activeDeadlineSeconds"]  # the Job has one
+    [container] = spec["containers"]
+    container["name"] = "packages"
+    container["resources"]["requests"] |= {"memory": str(resources.memory_bytes // PROMISED_SHARE)}
+    spec["volumes"] = [{"name": "temporary", "emptyDir": {"sizeLimit": bounds.disk}}]
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": name, "labels": labels},
+        "spec": {
+            "backoffLimit": 0,
+            "activeDeadlineSeconds": math.ceil(bounds.seconds),
+            "ttlSecondsAfterFinished": FINISHED_SECONDS,
+            "template": {"metadata": {"labels": labels}, "spec": spec},
+        },
+    }
+
+
 def _restricted(
     name: str,
     labels: Mapping[str, str],
@@ -82,13 +193,13 @@ def _restricted(
     command: list[str],
     resources: Resources,
     placement: Placement,
-    longest: float,
+    longest: float | None,
 ) -> Object:
     limits = {"cpu": f"{round(resources.cpu * 1000)}m", "memory": resources.memory, **placement.resources}
     requests = {**limits, "cpu": f"{max(1, round(resources.cpu * placement.promised * 1000))}m"}
     spec: Object = {
         "restartPolicy": "Never",
-        "activeDeadlineSeconds": math.ceil(longest),
+        **({} if longest is None else {"activeDeadlineSeconds": math.ceil(longest)}),
         "terminationGracePeriodSeconds": GRACE,
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
@@ -150,14 +261,30 @@ def network_policy(installation: str, nats: str) -> Object:
     Raises:
         ValueError: it is neither.
     """
-    place, _, port = nats.rpartition(":")
+    return _only(f"neartime-workers-{installation}", {INSTALLATION: installation}, nats)
+
+
+def packages_policy(installation: str, index: str) -> Object:
+    """That Jobs which fetch packages reach the package index and the cluster's DNS, and nobody reaches them.
+
+    Args:
+        index: as NATS is for `network_policy`.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    return _only(f"neartime-packages-{installation}", {BUILDER: installation}, index)
+
+
+def _only(name: str, selected: Mapping[str, str], there: str) -> Object:
+    place, _, port = there.rpartition(":")
     if not port.isdecimal() or not place:
-        raise ValueError(f"{nats!r} has no port: write 10.0.0.5/32:4222, or namespace/label=value:4222")
+        raise ValueError(f"{there!r} has no port: write 10.0.0.5/32:4222, or namespace/label=value:4222")
     if "=" in place:
         namespace, _, labels = place.partition("/")
         pairs = [one.partition("=") for one in labels.split(",")]
         if not namespace or not all(key and equals for key, equals, _ in pairs):
-            raise ValueError(f"{nats!r}: write namespace/label=value:4222")
+            raise ValueError(f"{there!r}: write namespace/label=value:4222")
         to: list[Object] = [
             {
                 "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}},
@@ -173,9 +300,9 @@ def network_policy(installation: str, nats: str) -> Object:
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
-        "metadata": {"name": f"neartime-workers-{installation}", "labels": {INSTALLATION: installation}},
+        "metadata": {"name": name, "labels": dict(selected)},
         "spec": {
-            "podSelector": {"matchLabels": {INSTALLATION: installation}},
+            "podSelector": {"matchLabels": dict(selected)},
             "policyTypes": ["Ingress", "Egress"],
             "ingress": [],
             "egress": [
@@ -194,17 +321,3 @@ def slug(name: str) -> str:
     digest = hashlib.sha256(name.encode()).hexdigest()[:10]
     kept = re.sub(r"[^A-Za-z0-9]+", "-", name)[:52].strip("-")
     return f"{kept}-{digest}" if kept else digest
-
-
-def merged(target: Object, patch: Mapping[str, Any]) -> Object:
-    """A JSON merge patch carried out. Source: RFC 7396."""
-    result = dict(target)
-    for name, value in patch.items():
-        if value is None:
-            result.pop(name, None)
-        elif isinstance(value, Mapping):
-            before = result.get(name)
-            result[name] = merged(before if isinstance(before, dict) else {}, value)
-        else:
-            result[name] = value
-    return result

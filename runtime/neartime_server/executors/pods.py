@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from neartime.contract.jobs import ReasonCode
 from neartime_server.executors import reasons
-from neartime_server.executors.manifests import WORKER
+from neartime_server.executors.manifests import SPARE, WORKER
 from neartime_server.executors.protocol import Exited
 
 Object = dict[str, Any]
@@ -26,6 +26,8 @@ HOPELESS: Final = frozenset(
 _PULLING: Final = frozenset({"ErrImagePull", "ImagePullBackOff"})
 _REFUSED: Final = ("not found", "unauthorized", "forbidden", "denied", "manifest unknown", "no match for platform")
 """What a registry says that will say it again."""
+_OF_IMAGE: Final = frozenset({"Pulling", "Pulled", "Failed", "BackOff", "ErrImageNeverPull", "InspectFailed"})
+"""Reasons of events about a pod's image."""
 _CROWDED: Final = "No preemption victims found"
 """What the scheduler says where a pod would fit on a node that had nothing else to do."""
 _DISRUPTED: Final = {
@@ -53,9 +55,20 @@ def worker_of(pod: Object) -> str | None:
     return worker
 
 
+def spare_of(pod: Object) -> str | None:
+    """What kind of a spare it is; None where it is none, or none any more."""
+    kind: str | None = pod.get("metadata", {}).get("labels", {}).get(SPARE)
+    return kind
+
+
 def runs(pod: Object) -> bool:
     """Whether its container runs."""
     return "running" in _state(pod)
+
+
+def leaves(pod: Object | None) -> bool:
+    """Whether it was told to end, by whomever."""
+    return pod is not None and "deletionTimestamp" in pod["metadata"]
 
 
 def obstacle(pod: Object) -> Obstacle | None:
@@ -80,6 +93,15 @@ def told(events: Sequence[Object]) -> str:
     said = [one for one in events if one.get("message")]
     warnings = [one for one in said if one.get("type") == "Warning"]
     return str((warnings or said)[-1]["message"]).strip() if said else ""
+
+
+def pulls(events: Sequence[Object]) -> bool:
+    """Whether a node pulls an image at the moment, as far as is said about a pod. `events` are in order.
+
+    A pull that makes no progress is given up by the node itself, which says so.
+    """
+    of_image = [one.get("reason") for one in events if one.get("reason") in _OF_IMAGE]
+    return bool(of_image) and of_image[-1] == "Pulling"
 
 
 def exited(pod: Object, *, stopped: bool, deleted: bool = False) -> Exited | None:

@@ -138,6 +138,9 @@ class ProcessExecutor:
         """
         await self._zygote(environment)
 
+    async def stand_by(self, environment: Place) -> None:
+        await self.prepare(environment)
+
     async def forget(self, worker_id: str) -> None:
         self._exited.pop(worker_id, None)
         self._stopped.discard(worker_id)

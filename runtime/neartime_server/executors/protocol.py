@@ -90,6 +90,13 @@ class Executor(Protocol):
             ExecutorError: no worker can be started there.
         """
 
+    async def stand_by(self, environment: Place) -> None:
+        """Prepare what programs without requirements run in, and have workers stand by in it where that is wanted.
+
+        Raises:
+            ExecutorError: no worker can be started there.
+        """
+
     async def forget(self, worker_id: str) -> None:
         """The end of this worker has been taken note of."""
 

@@ -140,6 +140,16 @@ def version(connection: Connection, version_id: str) -> Version | None:
     return _version(row) if row else None
 
 
+def archive_of(connection: Connection, instance_id: str, worker_id: str) -> str | None:
+    """The blob that holds the files of what a worker of this instance runs; None where it does not run."""
+    found: str | None = connection.execute(
+        select(program_versions.c.archive)
+        .join(workers, workers.c.version_id == program_versions.c.id)
+        .where(workers.c.id == worker_id, workers.c.instance_id == instance_id, workers.c.state.in_(LIVE_WORKERS))
+    ).scalar_one_or_none()
+    return found
+
+
 def find_version(connection: Connection, program_id: str, reference: str) -> Version | None:
     """A version of a program by id, number or digest."""
     which: ColumnElement[bool] = or_(program_versions.c.id == reference, program_versions.c.digest == reference)

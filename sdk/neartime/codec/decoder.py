@@ -70,6 +70,7 @@ _MODULES = {
         tags.ESTIMATOR_PUB,
     ],
     "noise": [tags.NOISE_MODEL],
+    "layers": [tags.JSON, tags.THEIR_NOISE_LEARNER_RESULT, tags.NOISE_LEARNER_RESULT],
     "sparse": [tags.SPARSE_MATRIX],
 }
 _MODULE_OF = {tag: module for module, its_tags in _MODULES.items() for tag in its_tags}
@@ -102,7 +103,7 @@ class Reading:
         if tags.VALUE not in wire:
             raise DecodeError(f"an object with {tags.TYPE} {tag!r:.80} has no {tags.VALUE}")
         try:
-            return self._reader(tag)(wire if tag == tags.SETTINGS else wire[tags.VALUE], self)
+            return self._reader(tag)(wire if tag in tags.NAMED else wire[tags.VALUE], self)
         except DecodeError as error:
             raise DecodeError(f"{tag}: {error}" if not str(error).startswith("unknown") else str(error)) from error
         except ModuleNotFoundError as error:

@@ -271,6 +271,7 @@ _MODULES = {
     "qiskit.": ("circuits", "operators", "results"),
     "qiskit_aer.noise": ("noise",),
     "scipy.sparse": ("sparse",),
+    "neartime.layers": ("layers",),
     "": ("plain",),
 }
 """Which modules of this package write classes of which origin, by the beginning of the name of their module."""

@@ -32,6 +32,8 @@ RESULT = "Result"
 NOISE_MODEL = "NoiseModel"
 SPARSE_MATRIX = "spmatrix"
 TO_JSON = "to_json"
+JSON = "_json"
+THEIR_NOISE_LEARNER_RESULT = "NoiseLearnerResult"
 
 # Our own.
 DICT = "neartime.dict"
@@ -52,6 +54,10 @@ SPARSE_OBSERVABLE = "neartime.SparseObservable"
 COUPLING_MAP = "neartime.CouplingMap"
 SAMPLER_PUB = "neartime.SamplerPub"
 ESTIMATOR_PUB = "neartime.EstimatorPub"
+NOISE_LEARNER_RESULT = "neartime.NoiseLearnerResult"
+
+NAMED = frozenset({SETTINGS, JSON, NOISE_LEARNER_RESULT})
+"""Those that have more beside them than a value."""
 
 STREAMED = "neartime.streamed"
 """Stands inside this package for a value whose text is written later; never on the wire."""

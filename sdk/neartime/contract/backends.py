@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from enum import Enum
+from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -77,7 +79,8 @@ class Placement(BaseModel):
     service_account: str | None = None
     """Its token is never mounted."""
     patch: dict[str, Any] = Field(default_factory=dict)
-    """A JSON merge patch (RFC 7396) over the pod, for what these don't name."""
+    """A strategic merge patch over the pod, for what these don't name: lists that have a key in the Pod API are merged
+    by it, tolerations are added, others are replaced."""
 
     @field_validator("resources")
     @classmethod
@@ -96,14 +99,68 @@ class Placement(BaseModel):
                 raise ValueError(f"{place}: expected a table")
             if found := sorted(set(value.get(place) or {}) & names):
                 raise ValueError(f"{place}.{found[0]}: it can't be patched, since it is what keeps a worker what it is")
+        spec = value.get("spec") or {}
+        if (problem := _of_containers(spec.get("containers")) or _of_volumes(spec.get("volumes"))) is not None:
+            raise ValueError(problem)
         return value
 
 
+def _of_containers(containers: Any) -> str | None:
+    """What is wrong with a patch of them: variables and further folders of the one that there is can be added."""
+    if containers is None:
+        return None
+    if not _tables(containers) or len(containers) != 1 or containers[0].get("name") != _CONTAINER:
+        return f"spec.containers: it can't be patched, but for the container `{_CONTAINER}`: name it, and no other"
+    [container] = containers
+    where = f"spec.containers[name={_CONTAINER}]"
+    if unknown := sorted(set(container) - {"name", "env", "volumeMounts"}):
+        return f"{where}.{unknown[0]}: it can't be patched; `env` and `volumeMounts` can"
+    for name, key in (("env", "name"), ("volumeMounts", "mountPath")):
+        entries = container.get(name, [])
+        if not _tables(entries) or not all(isinstance(one.get(key), str) for one in entries):
+            return f"{where}.{name}: expected tables with a `{key}` each"
+    for one in container.get("env", []):
+        if one["name"].startswith(_RUNNERS_OWN):
+            return f"{where}.env[name={one['name']}]: it can't be patched, since the runner is found by it"
+        if "secretKeyRef" in (one.get("valueFrom") or {}):
+            return f"{where}.env[name={one['name']}]: programs would read that Secret; name a `value`"
+    for one in container.get("volumeMounts", []):
+        mounted = PurePosixPath(posixpath.normpath(one["mountPath"]))
+        if any(mounted == own or mounted in own.parents for own in _OWN_FOLDERS) or _OWN_FOLDERS[0] in mounted.parents:
+            return f"{where}.volumeMounts[mountPath={mounted}]: it would hide what a worker needs"
+    return None
+
+
+def _of_volumes(volumes: Any) -> str | None:
+    if volumes is None:
+        return None
+    if not volumes or not _tables(volumes) or not all(isinstance(one.get("name"), str) for one in volumes):
+        return "spec.volumes: expected tables with a `name` each"
+    for one in volumes:
+        where = f"spec.volumes[name={one['name']}]"
+        if one["name"] == _TEMPORARY:
+            return f"{where}: it can't be patched, since it is a worker's /tmp"
+        if unknown := sorted(set(one) - {"name"} - _VOLUMES):
+            return f"{where}.{unknown[0]}: it can't be patched in; a volume is one of {', '.join(sorted(_VOLUMES))}"
+    return None
+
+
+def _tables(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, dict) for one in value)
+
+
+_CONTAINER, _TEMPORARY = "worker", "temporary"
+"""Names in the pod of a worker."""
+_RUNNERS_OWN = ("PYTHON", "LD_PRELOAD", "NEARTIME_")
+"""How variables begin that make another runner of it."""
+_OWN_FOLDERS = tuple(map(PurePosixPath, ("/opt/neartime", "/tmp", "/proc", "/sys", "/dev")))
+_VOLUMES = frozenset({"configMap", "csi", "emptyDir", "ephemeral", "image", "persistentVolumeClaim"})
+"""What a volume may be: neither a part of the node nor a Secret, which programs would read."""
 _NOT_PATCHED = {
     "metadata": frozenset({"name", "namespace", "labels", "ownerReferences", "finalizers"}),
     "spec": frozenset(
         {
-            *("containers", "initContainers", "ephemeralContainers", "securityContext", "restartPolicy", "volumes"),
+            *("initContainers", "ephemeralContainers", "securityContext", "restartPolicy"),
             *(
                 "automountServiceAccountToken",
                 "serviceAccountName",

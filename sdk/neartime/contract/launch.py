@@ -59,6 +59,14 @@ class Limits(Model):
     """Bytes of address space of the child, where the executor doesn't hold it by itself."""
 
 
+class Fetchable(Model):
+    """A value that the worker asks for chunk by chunk, on `fetch.<id>`: `size` bytes in `chunks` chunks."""
+
+    digest: str
+    size: int
+    chunks: int
+
+
 class Launch(Model):
     """Everything that a worker is told when it starts."""
 
@@ -71,6 +79,9 @@ class Launch(Model):
     """A `programs.Manifest` as its JSON."""
     path: str
     """The folder that holds the program's files."""
+    files: Fetchable | None = None
+    """The archive of these files, which the worker fetches and unpacks where there is no such folder: one that was
+    started before anybody knew its program has none."""
     backend: BackendSpec
     nats: NatsAccess
     control_key: str = Field(repr=False)
@@ -94,14 +105,6 @@ class Start(Model):
     interims: int = 0
     """How many interim results the checkpoint has already accounted for."""
     qpy_version: int | None = None
-
-
-class Fetchable(Model):
-    """A value that the worker asks for chunk by chunk, on `fetch.<id>`: `size` bytes in `chunks` chunks."""
-
-    digest: str
-    size: int
-    chunks: int
 
 
 class Cancel(Model):
@@ -144,9 +147,10 @@ class Beat(Model):
 
 
 class Fetch(Model):
-    """Asks for one chunk of a value that a `Start` named. The answer's body is the chunk; an empty one is a refusal."""
+    """Asks for one chunk of a value that it was told of. The answer's body is the chunk; an empty one is a refusal."""
 
-    job_id: str
+    job_id: str | None
+    """The job whose `Start` named it; None for its program's files, which its launch document names."""
     digest: str
     chunk: int
     """From 0."""
@@ -250,5 +254,3 @@ class ZygoteState(Model):
 ZygoteEvent: TypeAdapter[Spawned | WorkerExit | ZygoteState] = TypeAdapter(
     Annotated[Spawned | WorkerExit | ZygoteState, Field(discriminator="type")], config=_PARSING
 )
-
-Start.model_rebuild()

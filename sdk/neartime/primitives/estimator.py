@@ -2,56 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from qiskit.primitives.base import BaseEstimatorV2
 from qiskit.primitives.containers.estimator_pub import EstimatorPub
 
-from neartime.primitives.mode import Mode
 from neartime.primitives.options import EstimatorOptions
-from neartime.primitives.sampler import values
+from neartime.primitives.primitive import Primitive, values
 
 if TYPE_CHECKING:
-    from neartime.client import RuntimeService
     from neartime.feed import Callback
     from neartime.job import RuntimeJob
 
 
-class EstimatorV2(BaseEstimatorV2):  # type: ignore[misc]
+class EstimatorV2(Primitive[EstimatorOptions], BaseEstimatorV2):  # type: ignore[misc]
     """Expectation values, with or without mitigation of errors.
 
     estimator = EstimatorV2(mode=session, options={"resilience_level": 2})
     energies = estimator.run([(circuit, hamiltonian, values)]).result()[0].data.evs
     """
 
-    def __init__(
-        self,
-        mode: Any = None,
-        options: EstimatorOptions | Mapping[str, Any] | None = None,
-        *,
-        service: RuntimeService | None = None,
-    ) -> None:
-        """
-        Args:
-            mode: a backend or its name, a `Session` or a `Batch`; None is the server's default backend.
-            options: an `EstimatorOptions`, or a dictionary with its keys.
-            service: where a backend is given by name; None finds one as `RuntimeService()` does.
-
-        Raises:
-            InvalidInput: an option is none, or can't be that.
-        """
-        self._mode = Mode(mode, service)
-        self._options = EstimatorOptions.of(options)
-
-    @property
-    def options(self) -> EstimatorOptions:
-        """Its options, which may be changed between runs."""
-        return self._options
-
-    @options.setter
-    def options(self, options: EstimatorOptions | Mapping[str, Any]) -> None:
-        self._options = EstimatorOptions.of(options)
+    _kind = EstimatorOptions
 
     def run(
         self, pubs: Iterable[Any], *, precision: float | None = None, callback: Callback | None = None

@@ -51,9 +51,14 @@ class Mode:
         return self._noisy
 
     def run(
-        self, program: str, inputs: dict[str, Any], options: dict[str, Any], callback: Callback | None
+        self,
+        program: str,
+        inputs: dict[str, Any],
+        options: dict[str, Any],
+        callback: Callback | None = None,
+        decoder: Any = None,
     ) -> RuntimeJob:
         """Runs a program there."""
         if self._session is not None:
-            return self._session.run(program, inputs, options, callback)
-        return self.service.run(program, inputs, {**options, "backend": self._backend}, callback)
+            return self._session.run(program, inputs, options, callback, decoder)
+        return self.service.run(program, inputs, {**options, "backend": self._backend}, callback, decoder)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from neartime.contract.problem import Fault
 from neartime.errors import InvalidInput
 
 O = TypeVar("O", bound="Options")  # noqa: E741
 Count = Annotated[int, Field(ge=1)]
+TwirlingStrategy = Literal["active", "active-accum", "active-circuit", "all"]
 _ADVICE = {
     ("SamplerOptions", "resilience_level"): "a Sampler gives bits, and levels mend expectation values; there are "
     "twirling.enable_measure and dynamical_decoupling.enable, or an EstimatorV2",
@@ -20,6 +21,9 @@ _ADVICE = {
     "twirling.enable_measure and dynamical_decoupling.enable, or an EstimatorV2",
     ("EstimatorOptions", "optimization_level"): "circuits are run as they are; transpile them before",
     ("SamplerOptions", "optimization_level"): "circuits are run as they are; transpile them before",
+    ("V1Options", "optimization_level"): "circuits are run as they are; transpile them before",
+    ("V1Options", "transpilation"): "circuits are run as they are; transpile them before",
+    ("V1Options", "shots"): "it is execution.shots",
     ("SimulatorOptions", "noise_model"): "a backend's noise is configured with it, by its operator",
 }
 """Of options that people know from elsewhere, what to do in their place."""
@@ -103,7 +107,7 @@ class TwirlingOptions(Options):
     """Different circuits of each one."""
     shots_per_randomization: Count | Literal["auto"] = "auto"
     """Of each of these."""
-    strategy: Literal["active", "active-accum", "active-circuit", "all"] = "active-accum"
+    strategy: TwirlingStrategy = "active-accum"
     """Which qubits of a layer are twirled."""
 
 
@@ -142,8 +146,8 @@ class EnvironmentOptions(Options):
 class ZneOptions(Options):
     """Zero-noise extrapolation."""
 
-    amplifier: Literal["gate_folding", "gate_folding_front", "gate_folding_back"] = "gate_folding"
-    """How noise is made stronger."""
+    amplifier: Literal["gate_folding", "gate_folding_front", "gate_folding_back", "pea"] = "gate_folding"
+    """How noise is made stronger: by more gates, or, as `pea`, by random errors like those learnt of the layers."""
     noise_factors: Sequence[Annotated[float, Field(ge=1)]] | Literal["auto"] = "auto"
     """How much stronger, each; `auto` is 1, 3, 5."""
     extrapolator: Any = ("exponential", "linear")
@@ -160,6 +164,28 @@ class MeasureNoiseLearningOptions(Options):
     """Different circuits that it learns from."""
 
 
+class PecOptions(Options):
+    """Probabilistic error cancellation."""
+
+    max_overhead: Annotated[float, Field(gt=0)] | None = 100
+    """How many times as many circuits it may run as without it; None for any number. Less noise is cancelled then."""
+    noise_gain: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
+    """How much of the noise is left: 0 none, 1 all; `auto` is as little as `max_overhead` allows."""
+
+
+class LayerNoiseLearningOptions(Options):
+    """How the noise of layers is learnt, for PEC and the amplifier `pea`."""
+
+    max_layers_to_learn: Annotated[int, Field(ge=0)] | None = 4
+    """Different layers, the most frequent ones; others are taken to be without noise. None for all."""
+    shots_per_randomization: Count = 128
+    """Of each random circuit."""
+    num_randomizations: Count = 32
+    """Random circuits of each depth and basis."""
+    layer_pair_depths: Sequence[Annotated[int, Field(ge=0)]] = (0, 1, 2, 4, 16, 32)
+    """How often a layer is repeated, in pairs."""
+
+
 class ResilienceOptions(Options):
     """Mitigation, each kind on its own."""
 
@@ -172,17 +198,51 @@ class ResilienceOptions(Options):
     zne: ZneOptions = ZneOptions()
     """How it extrapolates."""
     pec_mitigation: bool = False
-    """Probabilistic error cancellation, which needs the layers' noise learned: not there yet, and refused."""
+    """Probabilistic error cancellation, in place of extrapolation."""
+    pec: PecOptions = PecOptions()
+    """How it cancels."""
+    layer_noise_learning: LayerNoiseLearningOptions = LayerNoiseLearningOptions()
+    """How the noise of layers is learnt, where it is needed and not given."""
+    layer_noise_model: Any = None
+    """The noise of layers, as a `NoiseLearner` found it: its result, or `LayerError`s. None: learnt in each job."""
 
-    @model_validator(mode="after")
-    def _possible(self) -> ResilienceOptions:
-        if self.pec_mitigation:
-            raise ValueError("pec_mitigation: needs the learned noise of layers, which no program here learns yet; "
-                             "zne_mitigation is there")  # fmt: skip
-        return self
+    @field_validator("layer_noise_model")
+    @classmethod
+    def _layers(cls, value: Any) -> Any:
+        if value is None:
+            return None
+        from neartime.layers import LayerError
+
+        layers = list(value) if isinstance(value, Iterable) else [value]
+        if not all(isinstance(layer, LayerError) for layer in layers):
+            raise ValueError("it is neither the result of a NoiseLearner nor a list of LayerErrors")
+        return layers
 
 
-class _Shared(Options):
+class _Sent(Options):
+    """Options of a job: some are its program's, some the server's."""
+
+    if TYPE_CHECKING:
+        environment: EnvironmentOptions
+        max_execution_time: int | None
+
+    _of_job: ClassVar[set[str]] = {"environment", "max_execution_time"}
+
+    def for_program(self) -> dict[str, Any]:
+        """What the program is told: all that was set."""
+        return self.model_dump(exclude=self._of_job, exclude_defaults=True)
+
+    def for_job(self) -> dict[str, Any]:
+        """What the server is told, as `RuntimeOptions` has it."""
+        found: dict[str, Any] = {"log_level": self.environment.log_level}
+        if self.environment.job_tags:
+            found["job_tags"] = self.environment.job_tags
+        if self.max_execution_time is not None:
+            found["max_execution_time"] = self.max_execution_time
+        return found
+
+
+class _Shared(_Sent):
     default_shots: Count | None = None
     """Of PUBs and runs that say nothing of their own."""
     dynamical_decoupling: DynamicalDecouplingOptions = DynamicalDecouplingOptions()
@@ -195,21 +255,6 @@ class _Shared(Options):
     """Of the job itself."""
     max_execution_time: Count | None = None
     """Seconds that a job may run; None for the program's own limit."""
-
-    _of_job: ClassVar[set[str]] = {"environment", "max_execution_time"}
-
-    def for_program(self) -> dict[str, Any]:
-        """What the program is told: all that was set."""
-        return self.model_dump(exclude=self._of_job, exclude_none=True, exclude_defaults=True)
-
-    def for_job(self) -> dict[str, Any]:
-        """What the server is told, as `RuntimeOptions` has it."""
-        found: dict[str, Any] = {"log_level": self.environment.log_level}
-        if self.environment.job_tags:
-            found["job_tags"] = self.environment.job_tags
-        if self.max_execution_time is not None:
-            found["max_execution_time"] = self.max_execution_time
-        return found
 
     @property
     def suppresses(self) -> bool:
@@ -229,6 +274,19 @@ class SamplerOptions(_Shared):
     def program(self) -> str:
         """Name of the program that does what is asked for."""
         return "sampler-mitigated" if self.suppresses else "sampler"
+
+
+class NoiseLearnerOptions(LayerNoiseLearningOptions, _Sent):
+    """Options of a `NoiseLearner`."""
+
+    twirling_strategy: TwirlingStrategy = "active-accum"
+    """Which qubits belong to a layer: as `twirling.strategy` of the Estimator that it is for."""
+    simulator: SimulatorOptions = SimulatorOptions()
+    """Of backends that simulate."""
+    environment: EnvironmentOptions = EnvironmentOptions()
+    """Of the job itself."""
+    max_execution_time: Count | None = None
+    """Seconds that a job may run; None for the program's own limit."""
 
 
 class EstimatorOptions(_Shared):
@@ -251,12 +309,18 @@ class EstimatorOptions(_Shared):
             raise ValueError("resilience_level: 3 was V1's; what it did is resilience.pec_mitigation in V2")
         if self.resilience_level not in (0, 1, 2):
             raise ValueError(f"resilience_level: {self.resilience_level} is none of 0, 1, 2")
+        resilience = self.resilience
+        extrapolates = resilience.zne_mitigation or (resilience.zne_mitigation is None and self.resilience_level == 2)
+        if resilience.pec_mitigation and extrapolates:
+            raise ValueError("resilience.pec_mitigation: it takes the place of extrapolation, which level 2 has: set "
+                             "resilience_level=1, or resilience.zne_mitigation=False")  # fmt: skip
         return self
 
     @property
     def asks_for_mitigation(self) -> bool:
         """Whether anything was asked for by name, beyond the level that is there by default."""
-        named = self.resilience.measure_mitigation or self.resilience.zne_mitigation
+        resilience = self.resilience
+        named = resilience.measure_mitigation or resilience.zne_mitigation or resilience.pec_mitigation
         return bool(named or self.suppresses or ("resilience_level" in self.model_fields_set and self.resilience_level))
 
     @property
@@ -267,4 +331,6 @@ class EstimatorOptions(_Shared):
         if self.resilience_level == 2:
             switches += [resilience.zne_mitigation, twirling.enable_gates]
         by_level = self.resilience_level > 0 and any(one is not False for one in switches)
-        return by_level or bool(self.asks_for_mitigation and self.resilience_level == 0)
+        return (
+            by_level or self.resilience.pec_mitigation or bool(self.asks_for_mitigation and self.resilience_level == 0)
+        )

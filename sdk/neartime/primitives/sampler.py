@@ -2,55 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from qiskit.primitives.base import BaseSamplerV2
 from qiskit.primitives.containers.sampler_pub import SamplerPub
 
-from neartime.primitives.mode import Mode
 from neartime.primitives.options import SamplerOptions
+from neartime.primitives.primitive import Primitive, values
 
 if TYPE_CHECKING:
-    from neartime.client import RuntimeService
     from neartime.feed import Callback
     from neartime.job import RuntimeJob
 
 
-class SamplerV2(BaseSamplerV2):  # type: ignore[misc]
+class SamplerV2(Primitive[SamplerOptions], BaseSamplerV2):  # type: ignore[misc]
     """Runs circuits and gives every shot.
 
     sampler = SamplerV2(mode=session, options={"default_shots": 1000})
     counts = sampler.run([(circuit, values)]).result()[0].data.meas.get_counts()
     """
 
-    def __init__(
-        self,
-        mode: Any = None,
-        options: SamplerOptions | Mapping[str, Any] | None = None,
-        *,
-        service: RuntimeService | None = None,
-    ) -> None:
-        """
-        Args:
-            mode: a backend or its name, a `Session` or a `Batch`; None is the server's default backend.
-            options: a `SamplerOptions`, or a dictionary with its keys.
-            service: where a backend is given by name; None finds one as `RuntimeService()` does.
-
-        Raises:
-            InvalidInput: an option is none, or can't be that.
-        """
-        self._mode = Mode(mode, service)
-        self._options = SamplerOptions.of(options)
-
-    @property
-    def options(self) -> SamplerOptions:
-        """Its options, which may be changed between runs."""
-        return self._options
-
-    @options.setter
-    def options(self, options: SamplerOptions | Mapping[str, Any]) -> None:
-        self._options = SamplerOptions.of(options)
+    _kind = SamplerOptions
 
     def run(self, pubs: Iterable[Any], *, shots: int | None = None, callback: Callback | None = None) -> RuntimeJob:
         """Runs PUBs: circuits, or tuples of circuit, parameter values and shots, as Qiskit defines them.
@@ -80,9 +53,3 @@ class SamplerV2(BaseSamplerV2):  # type: ignore[misc]
         if callback is not None:
             inputs["stream"] = True
         return self._mode.run(self._options.program, inputs, self._options.for_job(), callback)
-
-
-def values(pub: Any) -> Any:
-    """The parameter values of a PUB; None where there are neither values nor a shape."""
-    bindings = pub.parameter_values
-    return bindings if bindings.shape or bindings.num_parameters else None

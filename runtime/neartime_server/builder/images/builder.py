@@ -9,18 +9,20 @@ import platform
 import secrets
 import shutil
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, Protocol
 
 from neartime.contract.problem import ErrorCode
-from neartime.contract.programs import Manifest
+from neartime.contract.programs import Manifest, digest
 from neartime.errors import InvalidReference
 from neartime.oci import Reference
+from neartime.packaging import pack
 from neartime_server.builder import needs, uv
 from neartime_server.builder.images.layers import Layer, Layers
-from neartime_server.builder.images.recipe import LABEL, PACKAGES, PROGRAM, RUNNER, Base, Recipe
+from neartime_server.builder.images.recipe import ENVIRONMENTS, LABEL, PACKAGES, PROGRAM, RUNNER, Base, Recipe
+from neartime_server.builder.images.remote import Remote
 from neartime_server.builder.locks import Locks
 from neartime_server.builder.once import Once
 from neartime_server.builder.programs import materialize
@@ -72,13 +74,24 @@ class ImageMaker(Protocol):
 class ImageBuilder:
     """Keeps layers in a home, and has a maker make images of them."""
 
-    def __init__(self, home: Path, maker: ImageMaker, base: str) -> None:
+    def __init__(
+        self,
+        home: Path,
+        maker: ImageMaker,
+        base: str,
+        remote: Callable[[Layers], Remote] | None = None,
+        *,
+        ahead: bool = False,
+    ) -> None:
         """
         Args:
             base: reference of the image that programs are built on; `{python}` in it stands for a minor version.
+            remote: makes what fetches packages elsewhere; without, they are fetched here.
+            ahead: whether the image that programs without requirements share is made before there is one.
         """
-        self._home, self._maker, self._base = home, maker, base
+        self._home, self._maker, self._base, self._ahead = home, maker, base, ahead
         self._layers = Layers(home / "layers")
+        self._remote = remote(self._layers) if remote is not None else None
         self._locks = Locks(home / "layers" / "resolved", home / "logs" / "builds")
         self._here = uv.this_python()
         self._once = Once()
@@ -109,12 +122,21 @@ class ImageBuilder:
         image = await self._once(recipe.tag, lambda: self._image(recipe, source, tell))
         return self._built(recipe, image)
 
-    async def ready(self) -> None:
-        return None
+    async def ready(self) -> Built | None:
+        if not self._ahead:
+            return None
+        manifest = Manifest(name=ENVIRONMENTS, description="What programs without requirements run in.")
+
+        async def archive() -> bytes:
+            return pack({})
+
+        return await self.build(Source(manifest, digest(manifest, {}), archive))
 
     async def close(self) -> None:
         await self._locks.close()
         await self._once.close()
+        if self._remote is not None:
+            await self._remote.close()
         await self._maker.close()
 
     def _built(self, recipe: Recipe, image: str) -> Built:
@@ -179,6 +201,8 @@ class ImageBuilder:
         if (known := self._layers.known("packages", name)) is not None:
             return known
         tell(f"fetching {len(needs.pinned(recipe.lock))} packages")
+        if self._remote is not None:
+            return await self._remote.packages(recipe.base, recipe.lock, name, self._target(recipe.base.minor), tell)
         async with self._draft() as draft:
             folder, build_log = draft / "packages", self._log(f"packages-{name[:12]}")
             await uv.install(self._here, recipe.lock, folder, self._target(recipe.base.minor), build_log)

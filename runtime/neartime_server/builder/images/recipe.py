@@ -30,6 +30,8 @@ ROOT: Final = PurePosixPath("/opt/neartime")
 PACKAGES: Final = ROOT / "packages"
 RUNNER: Final = ROOT / "runner"
 PROGRAM: Final = ROOT / "program"
+TOOLS: Final = ROOT / "tools"
+"""Where the image has them that makes layers of packages."""
 USER: Final = "65532:65532"
 """Whom workers run as: nobody's number, who owns nothing in the image."""
 WRITABLE: Final = "/tmp"
@@ -159,16 +161,20 @@ class Recipe:
     def configuration(self, base: Mapping[str, Any], layers: Mapping[str, str]) -> bytes:
         """The image's whole configuration, from that of its base and the new layers: what each is, and the digest of
         its uncompressed tar."""
-        rootfs = base.get("rootfs") or {"diff_ids": []}
-        history = [
-            {"created": EPOCH, "created_by": f"neartime {__version__}: {what}", "comment": self.tag[:12]}
-            for what in layers
-        ]
-        whole = {
-            **{name: base[name] for name in ("architecture", "os", "variant", "os.version") if name in base},
-            "created": EPOCH,
-            "config": self.configured(base.get("config") or {}),
-            "rootfs": {"type": "layers", "diff_ids": [*rootfs["diff_ids"], *layers.values()]},
-            "history": [*(base.get("history") or []), *history],
-        }
-        return json.dumps(whole, sort_keys=True, separators=(",", ":")).encode()
+        return extended(base, self.configured(base.get("config") or {}), layers, self.tag[:12])
+
+
+def extended(base: Mapping[str, Any], config: Mapping[str, Any], layers: Mapping[str, str], comment: str) -> bytes:
+    """An image's configuration, from that of its base, the new `config` member and the new layers."""
+    rootfs = base.get("rootfs") or {"diff_ids": []}
+    history = [
+        {"created": EPOCH, "created_by": f"neartime {__version__}: {what}", "comment": comment} for what in layers
+    ]
+    whole = {
+        **{name: base[name] for name in ("architecture", "os", "variant", "os.version") if name in base},
+        "created": EPOCH,
+        "config": config,
+        "rootfs": {"type": "layers", "diff_ids": [*rootfs["diff_ids"], *layers.values()]},
+        "history": [*(base.get("history") or []), *history],
+    }
+    return json.dumps(whole, sort_keys=True, separators=(",", ":")).encode()

@@ -8,8 +8,10 @@ A program's layer is appended to the manifest of its base. What programs of one 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 from collections.abc import Coroutine
+from contextlib import suppress
 from typing import Any
 
 from neartime.contract.problem import ErrorCode
@@ -28,7 +30,7 @@ from neartime.oci import (
 )
 from neartime_server.builder import sbom
 from neartime_server.builder.images.layers import Layer
-from neartime_server.builder.images.recipe import ENVIRONMENTS, Recipe
+from neartime_server.builder.images.recipe import ENVIRONMENTS, Base, Recipe, extended
 from neartime_server.builder.protocol import Tell
 from neartime_server.builder.remedies import REGISTRY
 from neartime_server.errors import BuildFailed, Refused
@@ -92,16 +94,8 @@ class RegistryMaker:
         base = await self._registry.image(Reference.parse(recipe.base.reference))
         config = recipe.configuration(base.config, {layer.what: layer.diff_id for layer in layers})
         described = Descriptor(OCI_CONFIG, digest_of(config), len(config))
-        own = [Descriptor(OCI_LAYER_GZIP, layer.digest, layer.size) for layer in layers]
-        manifest = _encoded(
-            {
-                "schemaVersion": 2,
-                "mediaType": OCI_MANIFEST,
-                "config": described.to_json(),
-                "layers": [one.to_json() for one in [*base.layers, *own]],
-                "annotations": {name: text for name, text in recipe.labels.items() if name.startswith("org.")},
-            }
-        )
+        annotations = {name: text for name, text in recipe.labels.items() if name.startswith("org.")}
+        manifest = _manifest(described, base, layers, annotations)
         image = Descriptor(OCI_MANIFEST, digest_of(manifest), len(manifest))
         await _all(
             *(self._borrow(base, one, target, tell) for one in base.layers),
@@ -111,6 +105,27 @@ class RegistryMaker:
         )
         # It is there with its manifest, which comes last: what was pushed before is of no image.
         return await self._registry.push_manifest(target, manifest, OCI_MANIFEST)
+
+    async def extend(self, base: Base, layer: Layer, tell: Tell) -> str:
+        """An image of a base and one layer, which is of no program; its reference by its digest."""
+        tag = hashlib.sha256(f"{base.reference} {layer.digest}".encode()).hexdigest()
+        target = self._environments.tagged(f"{layer.what}-{tag[:40]}")
+        try:
+            with suppress(NotInRegistry):
+                found, _ = await self._registry.manifest(target)
+                return _pinned(target, found)
+            image = await self._registry.image(Reference.parse(base.reference))
+            config = extended(image.config, image.config.get("config") or {}, {layer.what: layer.diff_id}, tag[:12])
+            described = Descriptor(OCI_CONFIG, digest_of(config), len(config))
+            await _all(
+                *(self._borrow(image, one, target, tell) for one in image.layers),
+                self._registry.push_blob(target, layer.file, layer.digest, layer.size),
+                self._registry.push_blob(target, config, described.digest, described.size),
+            )
+            manifest = _manifest(described, image, [layer], {})
+            return _pinned(target, await self._registry.push_manifest(target, manifest, OCI_MANIFEST))
+        except RegistryError as error:
+            raise BuildFailed(f"the image that fetches packages can't be pushed: {error}", "", REGISTRY) from error
 
     async def close(self) -> None:
         await self._registry.close()
@@ -193,6 +208,19 @@ async def _all(*work: Coroutine[Any, Any, object]) -> None:
 
 def _pinned(reference: Reference, descriptor: Descriptor) -> str:
     return f"{reference.name}@{descriptor.digest}"
+
+
+def _manifest(config: Descriptor, base: Image, layers: list[Layer], annotations: dict[str, str]) -> bytes:
+    own = [Descriptor(OCI_LAYER_GZIP, layer.digest, layer.size) for layer in layers]
+    return _encoded(
+        {
+            "schemaVersion": 2,
+            "mediaType": OCI_MANIFEST,
+            "config": config.to_json(),
+            "layers": [one.to_json() for one in [*base.layers, *own]],
+            "annotations": annotations,
+        }
+    )
 
 
 def _encoded(manifest: dict[str, Any]) -> bytes:
