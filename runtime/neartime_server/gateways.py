@@ -118,6 +118,9 @@ class Gateways:
             except (ServerError, OSError) as error:
                 kept.fault = f"{error}: {error.log}" if isinstance(error, BuildFailed) and error.log else str(error)
                 log.error("there is no gateway of %r: %s", name, kept.fault)
+            except Exception as error:  # the others go on
+                kept.fault = repr(error)
+                log.exception("keeping the gateway of %r", name)
             pause = PAUSES[0] if time.monotonic() - began > STEADY_SECONDS else pause
             await asyncio.sleep(pause)
             pause = min(2 * pause, PAUSES[1])
