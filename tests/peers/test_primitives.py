@@ -16,6 +16,8 @@ import pytest
 from pydantic import BaseModel
 from qiskit import QuantumCircuit
 from qiskit.primitives import PrimitiveResult, StatevectorEstimator
+from qiskit.providers import BackendV2, Options
+from qiskit.providers.fake_provider import GenericBackendV2
 from qiskit.quantum_info import Pauli, PauliLindbladMap, PauliList, QubitSparsePauli, SparsePauliOp
 from qiskit.transpiler import generate_preset_pass_manager
 from qiskit_aer import AerSimulator
@@ -163,6 +165,54 @@ def test_pec_gives_the_value_without_noise_and_an_error_that_is_true(tmp_path: P
     assert np.all(np.abs(mean) < 4 * stated / np.sqrt(times))
     # The stated errors are those that there are, as far as a few samples can tell.
     assert np.all(np.std([one for one, _ in mitigated], axis=0) < 2.5 * stated)
+
+
+class Machine(BackendV2):
+    """A device that nobody knows to be simulated."""
+
+    def __init__(self) -> None:
+        super().__init__(name="machine")
+        self._device = GenericBackendV2(2, seed=1)
+        self.ran = 0
+
+    @property
+    def target(self) -> Any:
+        return self._device.target
+
+    @property
+    def max_circuits(self) -> None:
+        return None
+
+    @classmethod
+    def _default_options(cls) -> Options:
+        return Options(shots=1024, memory=False, seed_simulator=None)
+
+    def run(self, run_input: Any, **options: Any) -> Any:
+        self.ran += len(run_input)
+        return self._device.run(run_input, **options)
+
+
+def test_a_device_itself_runs_what_is_mitigated(tmp_path: Path) -> None:
+    machine = Machine()
+    circuit = QuantumCircuit(2)
+    circuit.cx(0, 1)
+    learning = {"num_randomizations": 2, "layer_pair_depths": [0, 2]}
+    learnt = program("noise-learner", tmp_path).main(machine, Messenger(), [circuit], learning)
+    after = machine.ran
+    assert after >= 2 * 9 * 2
+    options = {
+        "resilience": {"pec_mitigation": True, "layer_noise_model": learnt},
+        "twirling": {"num_randomizations": 10, "shots_per_randomization": 50},
+    }
+    result = program("estimator-mitigated", tmp_path).main(machine, Messenger(), [(circuit, "ZZ")], options)
+    assert result[0].data.evs == pytest.approx(1, abs=0.3)
+    # As many of its own as PEC takes, and ten that calibrate the readout.
+    assert machine.ran - after == result[0].metadata["resilience"]["pec"]["num_randomizations"] + 10
+    after = machine.ran
+    measured = circuit.measure_all(inplace=False)
+    twirled = {"twirling": {"enable_gates": True, "num_randomizations": 5}}
+    bits = program("sampler-mitigated", tmp_path).main(machine, Messenger(), [(measured, None, 100)], twirled)[0].data
+    assert (machine.ran - after, bits.meas.num_shots) == (5, 100)
 
 
 def test_the_genuine_decoder_reads_results_of_primitives(tmp_path: Path) -> None:
