@@ -90,7 +90,8 @@ RATES = {"XI": 0.02, "IX": 0.012, "YZ": 0.008}
 def noisy(rates: dict[str, float], readout: float) -> AerSimulator:
     """A simulator whose CNOTs have an error that is known."""
     model = NoiseModel(basis_gates=["cx", "rz", "sx", "x"])
-    model.add_all_qubit_quantum_error(AerError(PauliList(list(rates)), list(rates.values())), ["cx"])
+    if rates:
+        model.add_all_qubit_quantum_error(AerError(PauliList(list(rates)), list(rates.values())), ["cx"])
     flips = [[1 - readout, readout], [readout, 1 - readout]]
     model.add_all_qubit_readout_error(flips)
     return AerSimulator(noise_model=model, coupling_map=[[0, 1], [1, 0]], n_qubits=2)
@@ -165,6 +166,18 @@ def test_pec_gives_the_value_without_noise_and_an_error_that_is_true(tmp_path: P
     assert np.all(np.abs(mean) < 4 * stated / np.sqrt(times))
     # The stated errors are those that there are, as far as a few samples can tell.
     assert np.all(np.std([one for one, _ in mitigated], axis=0) < 2.5 * stated)
+
+
+@pytest.mark.parametrize(
+    "resilience", [{"pec_mitigation": True}, {"zne_mitigation": True, "zne": {"amplifier": "pea"}}]
+)
+def test_a_circuit_without_layers_has_nothing_to_cancel(tmp_path: Path, resilience: dict[str, Any]) -> None:
+    circuit = QuantumCircuit(2)
+    circuit.x(0)
+    options = {"resilience": resilience, "simulator": {"seed_simulator": 1}}
+    result = program("estimator-mitigated", tmp_path).main(noisy({}, 0.02), Messenger(), [(circuit, "IZ")], options)
+    assert result[0].data.evs == pytest.approx(-1, abs=0.02)
+    assert len(result.metadata["layer_noise_model"]) == 0
 
 
 class Machine(BackendV2):

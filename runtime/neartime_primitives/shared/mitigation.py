@@ -79,7 +79,10 @@ class Estimator:
             program, _ = prepare([pub], self._options, backend=self._backend)
         if self._task is PEC:
             program.passthrough_data[_TOLD] = {"pec": self._overhead(program, rates)}
-        return quantum_programs.run(self._backend, program, seed)
+        result = quantum_programs.run(self._backend, program, seed)
+        if self._task is PEC and "pauli_signs" not in result[0]:  # no layer, so nothing to cancel; signs are missed
+            result[0]["pauli_signs"] = np.zeros((*result[0]["_meas"].shape[:2], 0), dtype=bool)
+        return result
 
     def _amplify(self, circuit: Any) -> float:
         """Puts the noise of the circuit's layers into the options; returns the sum of all rates in the circuit."""
