@@ -168,6 +168,24 @@ def test_pec_gives_the_value_without_noise_and_an_error_that_is_true(tmp_path: P
     assert np.all(np.std([one for one, _ in mitigated], axis=0) < 2.5 * stated)
 
 
+def test_the_error_of_a_sum_knows_that_its_terms_have_one_sign(tmp_path: Path) -> None:
+    circuit = QuantumCircuit(2)
+    circuit.cx(0, 1)
+    rates = {"ZI": 0.02, "ZZ": 0.02}
+    """What cancels them changes no bit: both terms have the sign, and nothing else."""
+    layer = LayerError(circuit, [0, 1], PauliLindbladError(PauliList(list(rates)), list(rates.values())))
+    options = {
+        "resilience": {"pec_mitigation": True, "layer_noise_model": [layer]},
+        "twirling": {"num_randomizations": 1000, "shots_per_randomization": 8},
+        "simulator": {"seed_simulator": 1},
+    }
+    pub = (circuit, ["ZI", "IZ", {"ZI": 1, "IZ": 1}])
+    result = program("estimator-mitigated", tmp_path).main(noisy(rates, 0.01), Messenger(), [pub], options)
+    first, second, both = result[0].data.stds
+    # Of terms that are independent, it would be 0.7 of the sum.
+    assert 0.85 * (first + second) < both < 1.01 * (first + second)
+
+
 @pytest.mark.parametrize(
     "resilience", [{"pec_mitigation": True}, {"zne_mitigation": True, "zne": {"amplifier": "pea"}}]
 )
