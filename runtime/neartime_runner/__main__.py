@@ -2,6 +2,7 @@
 
 zygote      forks workers for the embedded runtime
 worker      one worker, for a container
+gateway     holds a backend with its credential, and runs circuits for workers
 backends    describes backends to a server that does not import Qiskit
 version     says which contract it speaks, and which Python runs it
 """
@@ -33,10 +34,14 @@ def main(arguments: list[str] | None = None) -> int:
             zygote.serve(given.socket, given.alone)
         elif given.command == "worker":
             return _worker(given.launch, given.answer, given.patience)
+        elif given.command == "gateway":
+            from neartime_runner import gateway, processes
+
+            processes.leave(gateway.serve(given.launch, given.lock))  # a provider that hangs has threads that don't end
         elif given.command == "version":
             _version()
         else:
-            _backends()
+            _backends(here=not given.elsewhere)
     except NeartimeError as error:
         print(f"neartime_runner: {error}", file=sys.stderr)
         return 1
@@ -55,7 +60,13 @@ def _parser() -> argparse.ArgumentParser:
     worker.add_argument("--answer", action="store_true", help="tell on standard output that it has been read")
     patience = f"seconds that it waits for a document on standard input ({PATIENCE})"
     worker.add_argument("--patience", type=int, default=PATIENCE, metavar="SECONDS", help=patience)
-    commands.add_parser("backends", help="describe backends: a specification in, a configuration out, a line each")
+    gateway = commands.add_parser("gateway", help="serve one backend to workers, until SIGTERM")
+    gateway.add_argument("launch", type=Path, metavar="LAUNCH", help="its launch document, a JSON file")
+    gateway.add_argument("--lock", type=Path, help="a file that it holds while it lives")
+    backends = commands.add_parser(
+        "backends", help="describe backends: a specification in, a configuration out, a line each"
+    )
+    backends.add_argument("--elsewhere", action="store_true", help="they will run on other machines than this one")
     commands.add_parser("version", help="print contract version and Python version as JSON")
     return parser
 
@@ -91,12 +102,12 @@ def _version() -> None:
     print(json.dumps({"contract": CONTRACT_VERSION, "python": platform.python_version()}))
 
 
-def _backends() -> None:
+def _backends(*, here: bool) -> None:
     from neartime_runner import backend
 
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what a factory prints is no answer
-    backend.answer(sys.stdin, answers)
+    backend.answer(sys.stdin, answers, here=here)
 
 
 if __name__ == "__main__":

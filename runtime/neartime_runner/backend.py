@@ -7,7 +7,7 @@ import importlib
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import datetime, timezone
 from typing import Any, TextIO
@@ -20,24 +20,46 @@ class BackendFailed(NeartimeError):
     """A backend can't be built in this environment."""
 
 
-def build(spec: BackendSpec) -> Any:
-    """What the backend's factory gives, under the name that the operator has given it.
+def build(spec: BackendSpec, secrets: Mapping[str, str] = {}, *, here: bool = True) -> Any:
+    """What the backend's factory gives, under the name that the operator has given it. `secrets` are further keyword
+    arguments; `here` says that it is to run on this machine.
 
     Raises:
-        BackendFailed: it can't be imported, or raised.
+        BackendFailed: it can't be imported, or raised, or needs a device that this machine does not have.
     """
     module, _, name = spec.factory.partition(":")
     try:
-        factory = functools.reduce(getattr, name.split("."), importlib.import_module(module))
-        backend = factory(**spec.options)  # type: ignore[operator]
+        factory = functools.reduce(_step, name.split("."), importlib.import_module(module))
+        backend = factory(**spec.options, **secrets)  # type: ignore[operator]
     except Exception as error:  # a factory is anybody's code
         raise BackendFailed(
             f"the backend {spec.name!r} can't be built by {spec.factory} in this environment: "
             f"{type(error).__name__}: {error}"
         ) from error
+    if here and (lacking := _lacking(backend)) is not None:
+        raise BackendFailed(f"the backend {spec.name!r} can't run in this environment: {lacking}")
     with suppress(AttributeError):  # of a class that has no name to give
         backend.name = spec.name
     return backend
+
+
+def _lacking(backend: Any) -> str | None:
+    """Which device a simulator of Aer's is to use that is not here: it would say so in its first result only."""
+    if type(backend).__module__.partition(".")[0] != "qiskit_aer":
+        return None
+    wanted, there_are = backend.options.get("device"), backend.available_devices()
+    if wanted is None or wanted in there_are:
+        return None
+    return (
+        f"device = {wanted!r}, and Aer finds {', '.join(there_are)} here; a GPU needs qiskit-aer-gpu, and a driver on "
+        "the machine where the worker runs"
+    )
+
+
+def _step(place: Any, name: str) -> Any:
+    """What has that name in a module, class or object; called, where the name ends with `()`."""
+    found = getattr(place, name.removesuffix("()"))
+    return found() if name.endswith("()") else found
 
 
 class Meter:
@@ -207,12 +229,13 @@ def _qubit(target: Any, number: int) -> list[dict[str, Any]]:
     return [{"name": key, "value": value, "unit": unit} for key, value, unit in values if value is not None]
 
 
-def answer(requests: TextIO, answers: TextIO) -> None:
-    """For each `BackendSpec`, one a line, its configuration as one line of JSON, or `{"error": …}`."""
+def answer(requests: TextIO, answers: TextIO, *, here: bool) -> None:
+    """For each `BackendSpec`, one a line, its configuration as one line of JSON, or `{"error": …}`. `here` says that
+    workers run on this machine."""
     for line in requests:
         try:
             spec = BackendSpec.model_validate_json(line)
-            told = describe(spec, build(spec))
+            told = describe(spec, build(spec, here=here))
         except (BackendFailed, ValueError, AttributeError, TypeError) as error:
             told = {"error": str(error)}
         answers.write(json.dumps(told, default=str) + "\n")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import faulthandler
+import functools
+import importlib.util
 import logging
 import os
 import select
@@ -19,8 +21,9 @@ from neartime.codec import Decoder
 from neartime.contract.jobs import ReasonCode
 from neartime.contract.programs import Manifest
 from neartime.errors import DecodeError, EncodeError, IncompatibleVersion, InvalidInput, JobCancelled
-from neartime_runner import backend, processes, tracebacks
+from neartime_runner import backend, processes, relay, tracebacks
 from neartime_runner.backend import BackendFailed
+from neartime_runner.failures import GatewayLost
 from neartime_runner.frames import HEADER, STOP_SIGNAL, Begin, Done, Frame, Logged, Setup, Stop, mark_bytes
 from neartime_runner.load import Program, load
 from neartime_runner.messenger import InvalidResult, UserMessenger, Wire
@@ -30,14 +33,15 @@ LOGGED_LIMIT: Final = 64 << 10
 SUPERVISOR_VARIABLE: Final = "NEARTIME_SUPERVISOR_PID"
 
 
-def run(commands: int, frames: int, stdout: int, stderr: int) -> None:
-    """Serves the supervisor at the other ends of these pipes, until it closes `commands`."""
-    Child(commands, frames, stdout, stderr).serve()
+def run(commands: int, frames: int, stdout: int, stderr: int, gateway: int | None = None) -> None:
+    """Serves the supervisor at the other ends of these pipes, until it closes `commands`. `gateway` is where circuits
+    go that do not run here."""
+    Child(commands, frames, stdout, stderr, gateway).serve()
 
 
 class Child:
-    def __init__(self, commands: int, frames: int, stdout: int, stderr: int) -> None:
-        self._commands = commands
+    def __init__(self, commands: int, frames: int, stdout: int, stderr: int, gateway: int | None) -> None:
+        self._commands, self._gateway = commands, gateway
         self._wire = Wire(frames)
         self._output = (os.dup(stdout), os.dup(stderr))
         """The pipes, whatever a program makes of descriptors 1 and 2."""
@@ -148,10 +152,19 @@ class Child:
         if self._program is None:
             self._program = load(self._manifest, folder)
         if self._backend is None:
-            made = backend.build(self._setup.backend)
+            way = self._gateway
+            made = backend.build(self._setup.backend) if way is None else self._remote(way)
             self._meter.watch(made)
             self._backend = made
         return self._program, self._backend
+
+    def _remote(self, way: int) -> Any:
+        """The backend behind a gateway."""
+        if importlib.util.find_spec("qiskit") is None:
+            raise BackendFailed(f"the backend {self._setup.backend.name!r} needs Qiskit in the program's environment")
+        from neartime_runner.remote import RemoteBackend
+
+        return RemoteBackend(self._setup.backend, functools.partial(relay.ask, way))
 
     def _values(self, inputs: Decoder) -> dict[str, Any]:
         """The inputs.
@@ -189,6 +202,8 @@ class Child:
             return ReasonCode.INCOMPATIBLE_VERSION, str(error), False
         if isinstance(error, BackendFailed):
             return ReasonCode.START_FAILED, str(error), True
+        if isinstance(error, GatewayLost):
+            return ReasonCode.BACKEND_LOST, str(error), True
         if isinstance(error, SystemExit):
             return ReasonCode.PROCESS_DIED, f"the program called sys.exit({error.code!r})", True
         reason = tracebacks.reason(error, self._setup.path)

@@ -3,7 +3,7 @@
 It is forked before the supervisor knows a secret, opens a connection or starts a thread, and never does any of it. So a
 child has nothing of the kind in its memory, and can be replaced at any time by a clean one.
 
-    supervisor ▶ nursery    one byte, with four descriptors: the child's ends of its pipes
+    supervisor ▶ nursery    one byte, with four descriptors: the child's ends of its pipes; a fifth leads to a gateway
     nursery ▶ supervisor    FORKED pid, then EXITED with its exit code, when all that it had started is gone too
 """
 
@@ -61,15 +61,15 @@ class Nursery:
         self._note_loss = lost
         asyncio.get_running_loop().add_reader(self._socket, self._hear)
 
-    async def child(self, setup: Setup, book: LogBook) -> Child:
-        """A new child; the one before it has ended.
+    async def child(self, setup: Setup, book: LogBook, gateway: int | None = None) -> Child:
+        """A new child; the one before it has ended. `gateway` is a descriptor for it, which is closed here.
 
         Raises:
             NurseryLost: there is none any more.
         """
         loop = asyncio.get_running_loop()
         commands, frames, stdout, stderr = (os.pipe() for _ in range(4))
-        theirs = [commands[0], frames[1], stdout[1], stderr[1]]
+        theirs = [commands[0], frames[1], stdout[1], stderr[1], *([] if gateway is None else [gateway])]
         ours = [commands[1], frames[0], stdout[0], stderr[0]]
         processes.widen(frames[1], _PIPE_BYTES)
         try:
@@ -213,7 +213,7 @@ def _serve(connection: socket.socket) -> None:
     processes.adopt_orphans()
     with suppress(ConnectionError):
         while True:
-            request, descriptors, _, _ = socket.recv_fds(connection, 1, 4)
+            request, descriptors, _, _ = socket.recv_fds(connection, 1, 5)
             if not request:
                 return
             _raise(connection, descriptors)

@@ -23,6 +23,8 @@ from pydantic import BaseModel, ValidationError
 
 from neartime.contract import launch as protocol
 from neartime.contract import subjects
+from neartime.contract.backends import BackendHome
+from neartime.contract.gateways import Asked, Verb, pack
 from neartime.contract.jobs import JobStatus, ReasonCode
 from neartime.contract.launch import Answer, Beat, Cancel, Drain, Fetch, Fetchable, Launch, NatsAccess, Start
 from neartime.contract.version import incompatible
@@ -38,6 +40,7 @@ from neartime_runner.frames import Frame, Logged, Setup
 from neartime_runner.logs import LogBook
 from neartime_runner.nursery import Child, Nursery, NurseryLost
 from neartime_runner.outbox import Outbox
+from neartime_runner.relay import GatewayAway, Relay
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +51,11 @@ REMEMBERED: Final = 1000
 """Attempts that were run, of which a repeated command is answered `ok`."""
 FAREWELL_SECONDS: Final = 60.0
 """How long a worker that ends waits for the broker to store what it has said."""
+GATEWAY_SECONDS: Final = 5.0
+"""How long a gateway may take to answer: longer than it takes for who waits there."""
+GATEWAY_PATIENCE: Final = 40.0
+"""How long a gateway is asked that does not answer: one that is started again has to import Qiskit and a provider."""
+RELEASE_SECONDS: Final = 1.0
 TERMINATED: Final = 128 + signal.SIGTERM
 """Exit code of a worker that was told to end in the middle of a job."""
 
@@ -96,6 +104,8 @@ class Worker:
         self._has_files = asyncio.Event()
         """Set when the program's files are in its folder."""
         self._tasks: set[asyncio.Task[None]] = set()
+        remote = launch.backend.home is BackendHome.GATEWAY
+        self._relay = Relay(self._ask_gateway) if remote else None
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
@@ -115,6 +125,8 @@ class Worker:
             for task in (opening, *chores):
                 task.cancel()
             await line.close()
+            if self._relay is not None:
+                self._relay.close()
             self._nursery.close()
             processes.kill_children()
         return self._exit_code
@@ -182,6 +194,30 @@ class Worker:
         answer = await self._link.client.request(subject, headers=self._signed(subject, request), timeout=timeout)
         return bytes(answer.data)
 
+    # --- the gateway
+
+    async def _ask_gateway(self, verb: Verb, message: bytes) -> bytes:
+        """Asks until it answers: the connection, or the gateway, may be on its way back."""
+        launch = self._launch
+        subject = subjects.gateway(launch.backend.name, launch.session_id, self._id, verb.value)
+        deadline = time.monotonic() + GATEWAY_PATIENCE
+        while True:
+            if self._link is not None and self._link.client.is_connected:
+                with suppress(*AWAY):
+                    answer = await self._link.client.request(subject, message, timeout=GATEWAY_SECONDS)
+                    return bytes(answer.data)
+            if time.monotonic() > deadline:
+                raise GatewayAway(f"its gateway does not answer, for {GATEWAY_PATIENCE:g} s")
+            await asyncio.sleep(0.2)
+
+    async def _release(self) -> None:
+        """The job has ended: what it still runs at the gateway is cancelled."""
+        if self._relay is not None and self._relay.used and self._link is not None:
+            self._relay.used = False
+            subject = subjects.gateway(self._launch.backend.name, self._launch.session_id, self._id, Verb.CANCEL.value)
+            with suppress(*AWAY):  # the gateway sees that the lease is gone, a moment later
+                await self._link.client.request(subject, pack(Asked()), timeout=RELEASE_SECONDS)
+
     # --- commands
 
     async def _hear(self, link: Link, message: Msg) -> None:
@@ -243,6 +279,7 @@ class Worker:
             log.exception("a job could not be run to its end")
             self._exit_code = 1
             self._draining = True
+        await self._release()
         if attempt.abandoned:
             self._exit_code = TERMINATED
         self._contact = time.monotonic()
@@ -272,7 +309,8 @@ class Worker:
                     memory=launch.limits.memory,
                     supervisor=os.getpid(),
                 )
-                self._child = child = await self._nursery.child(setup, self._book)
+                way = None if self._relay is None else self._relay.pair()
+                self._child = child = await self._nursery.child(setup, self._book, way)
                 self._spawn(self._listen(child))
             return self._child
 

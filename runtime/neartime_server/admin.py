@@ -1,5 +1,5 @@
 """`neartime admin instance|user|token|prune ...`: on the store itself, so that it works without a server too. And
-`secret|migrate|nats-config`, which a server of its own needs before it starts.
+`secret|migrate|nats-config`, which a server of its own needs before it starts, and `gateway`.
 
 A user is a name within an instance that tokens carry. A token is shown when it is made, and never again.
 A token that was ended is refused by a running server within three seconds.

@@ -28,6 +28,7 @@ from neartime_server.bus import Bus, Keys
 from neartime_server.control import Control
 from neartime_server.errors import BusError, ConfigurationError, ServerError
 from neartime_server.executors import Executor, ProcessExecutor
+from neartime_server.gateways import Gateways
 from neartime_server.settings import FAULT_SUFFIX, SHUT_DOWN, Settings
 from neartime_server.store import Store, instances, tokens
 from neartime_server.store.tokens import Principal, Role
@@ -89,7 +90,9 @@ async def _start(settings: Settings, stack: AsyncExitStack) -> Services:
     if settings.nats_url is None:
         await store.run(lambda connection: instances.ensure(connection, instances.LOCAL))
         await ensure_owner(settings, store, keys)
-    control = Control(settings, store, bus, executor, builder, backends, keys)
+    gateways = Gateways(settings, backends, bus)
+    stack.push_async_callback(gateways.close)
+    control = Control(settings, store, bus, executor, builder, backends, keys, gateways)
     await control.start()
     stack.push_async_callback(control.close)
     services = Services(settings, keys, store, bus, builder, executor, backends, control)
@@ -107,7 +110,7 @@ async def _reach(bus: Bus, settings: Settings) -> None:
     deadline = time.monotonic() + NATS_SECONDS
     while True:
         try:
-            return await bus.connect(settings.nats_url or _embedded_nats(settings.home))
+            return await bus.connect(settings.nats_url or embedded_nats(settings.home))
         except BusError as error:
             if settings.nats_url is None or time.monotonic() > deadline:
                 raise
@@ -159,7 +162,7 @@ async def ensure_owner(settings: Settings, store: Store, keys: Keys) -> str:
     return token
 
 
-def _embedded_nats(home: Path) -> str:
+def embedded_nats(home: Path) -> str:
     """The URL of the NATS server that the embedded runtime keeps in its home.
 
     Raises:

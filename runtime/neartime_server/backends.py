@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -23,13 +23,15 @@ from neartime.contract.backends import BackendConfig, BackendHome, BackendSpec
 from neartime.contract.problem import ErrorCode, Fault
 from neartime.contract.programs import BackendRequirements
 from neartime_server import variables
-from neartime_server.errors import ConfigurationError, Refused
+from neartime_server.errors import ConfigurationError, Refused, ServerError
 from neartime_server.settings import Settings
 
 log = logging.getLogger(__name__)
 
 ANSWER_SECONDS: Final = 60.0
 """How long a backend may take to be built, the import of Qiskit included."""
+HEARD_SECONDS: Final = 2.0
+"""How long it stands what a gateway has said of its backend."""
 RETRY_SECONDS: Final = 30.0
 """How long it stands that a backend can't be built."""
 _LINE_BYTES: Final = 64 << 20
@@ -54,6 +56,9 @@ BUILT_IN: Final = (
 )
 
 
+Ask = Callable[[str, bool], Awaitable[dict[str, Any]]]
+
+
 @dataclass(frozen=True)
 class _Failure:
     """Why a backend could not be described, and when that was; monotonic clock."""
@@ -65,12 +70,17 @@ class _Failure:
 class Backends:
     """They never change while the server runs."""
 
-    def __init__(self, configs: Sequence[BackendConfig], log_file: Path) -> None:
+    def __init__(self, configs: Sequence[BackendConfig], log_file: Path, *, elsewhere: bool = False) -> None:
+        """`elsewhere`: workers run on other machines, whose devices are not this one's."""
+        self._arguments = ["backends", *(["--elsewhere"] if elsewhere else [])]
         self._configs = {config.name: config for config in configs}
         self._log_file = log_file
         self._answers: dict[str, asyncio.Future[dict[str, Any] | _Failure]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._helpers: set[asyncio.subprocess.Process] = set()
+        self._ask_gateway: Ask | None = None
+        self._heard: dict[str, tuple[float, dict[str, Any] | _Failure]] = {}
+        """What gateways said, and when; monotonic clock."""
 
     @classmethod
     def load(cls, settings: Settings) -> Backends:
@@ -80,7 +90,8 @@ class Backends:
             ConfigurationError: the file can't be read, or has faults: all of them are named.
         """
         configs = BUILT_IN if settings.backends_file is None else _read(settings.backends_file)
-        return cls(configs, settings.home / "logs" / "backends.log")
+        elsewhere = settings.executor == "kubernetes"
+        return cls(configs, settings.home / "logs" / "backends.log", elsewhere=elsewhere)
 
     @property
     def default(self) -> str:
@@ -89,6 +100,20 @@ class Backends:
 
     def names(self) -> list[str]:
         return list(self._configs)
+
+    def gateways(self) -> list[BackendConfig]:
+        """Those behind a gateway."""
+        return [config for config in self._configs.values() if config.home is BackendHome.GATEWAY]
+
+    def gateway_of(self, name: str) -> str | None:
+        """The name again, where it is of a backend behind a gateway."""
+        config = self._configs.get(name)
+        return name if config is not None and config.home is BackendHome.GATEWAY else None
+
+    def ask_gateways(self, ask: Ask) -> None:
+        """From now on, `ask` (name, whether to wait for it) says what a backend behind a gateway is. Raises ServerError
+        where it can't."""
+        self._ask_gateway = ask
 
     def get(self, name: str, *, status: int = 422) -> BackendConfig:
         """The backend of that name.
@@ -108,7 +133,7 @@ class Backends:
     async def learn(self, wanted: BackendRequirements) -> None:
         """Returns when `check` knows what it has to, of every backend that can be described."""
         if wanted.min_num_qubits is not None or wanted.simulator is not None:
-            await asyncio.gather(*map(self._described, self._configs))
+            await asyncio.gather(*(self._described(name, wait=False) for name in self._configs))
 
     def check(self, name: str, wanted: BackendRequirements) -> None:
         """That a program which wants this of its backend can run on the one of that name, as far as it is known.
@@ -118,12 +143,14 @@ class Backends:
         Raises:
             Refused: 422, there is no such backend, or with every requirement that it does not meet.
         """
-        self.get(name)
+        config = self.get(name)
         faults = []
         if wanted.names and name not in wanted.names:
             faults.append(f"the program is meant for {', '.join(wanted.names)}, not for {name!r}")
         answer = self._answers.get(name)
         known = answer.result() if answer is not None and answer.done() else None
+        if config.home is BackendHome.GATEWAY:
+            known = self._heard.get(name, (0.0, None))[1]
         if isinstance(known, dict):
             faults += _unmet(name, known, wanted)
         if faults:
@@ -136,14 +163,15 @@ class Backends:
         known = await self._described(name)
         return isinstance(known, dict) and known.get("simulator") is True
 
-    async def configuration(self, name: str) -> dict[str, Any]:
-        """Number of qubits, basis gates, coupling map and more, as the backend itself states them.
+    async def configuration(self, name: str, *, wait: bool = True) -> dict[str, Any]:
+        """Number of qubits, basis gates, coupling map and more, as the backend itself states them. `wait` says whether
+        a gateway that is being started is waited for.
 
         Raises:
             Refused: 404, there is no such backend; 409, it can't be built.
         """
         self.get(name, status=404)
-        known = await self._described(name)
+        known = await self._described(name, wait=wait)
         if isinstance(known, _Failure):
             raise Refused.of(
                 409, ErrorCode.UNAVAILABLE, known.message, solution=f"the operator finds more in {self._log_file.name}"
@@ -158,7 +186,15 @@ class Backends:
 
     # --- the helper
 
-    async def _described(self, name: str) -> dict[str, Any] | _Failure:
+    async def _described(self, name: str, *, wait: bool = True) -> dict[str, Any] | _Failure:
+        gateway = self.gateway_of(name) is not None
+        known = await (self._of_gateway(name, wait) if gateway else self._of_helper(name))
+        said = self._configs[name].simulator
+        if isinstance(known, dict) and said is not None:
+            known["simulator"] = said
+        return known
+
+    async def _of_helper(self, name: str) -> dict[str, Any] | _Failure:
         answer = self._answers.get(name)
         if answer is not None and answer.done():
             known = answer.result()
@@ -167,7 +203,8 @@ class Backends:
             answer = None
         if answer is None:
             # Importing Qiskit is most of the work, so one helper describes all that nobody has asked for yet.
-            names = [name, *(other for other in self._configs if other not in self._answers and other != name)]
+            others = [other for other in self._configs if other not in self._answers and not self.gateway_of(other)]
+            names = [name, *(other for other in others if other != name)]
             for one in names:
                 self._answers[one] = asyncio.get_running_loop().create_future()
             task = asyncio.create_task(self._ask(names))
@@ -175,6 +212,30 @@ class Backends:
             task.add_done_callback(self._tasks.discard)
             answer = self._answers[name]
         return await asyncio.shield(answer)
+
+    async def _of_gateway(self, name: str, wait: bool) -> dict[str, Any] | _Failure:
+        """What a gateway says of its backend: asked again after a moment, since calibrations change."""
+        at, known = self._heard.get(name, (0.0, None))
+        fresh = time.monotonic() - at < HEARD_SECONDS
+        if known is not None and fresh and (isinstance(known, dict) or not wait):
+            return known
+        asking = asyncio.create_task(self._hear_gateway(name, wait))
+        if not wait:
+            await asyncio.wait({asking}, timeout=HEARD_SECONDS)
+            if not asking.done():  # what it says is there for the next one
+                return known or _Failure(f"the gateway of the backend {name!r} has not answered yet", time.monotonic())
+        return await asking
+
+    async def _hear_gateway(self, name: str, wait: bool) -> dict[str, Any] | _Failure:
+        known: dict[str, Any] | _Failure
+        if self._ask_gateway is None:
+            return _Failure(f"the backend {name!r} can't be described: the server is starting", time.monotonic())
+        try:
+            known = {**await self._ask_gateway(name, wait), "backend_name": name, "name": name}
+        except ServerError as error:
+            known = _Failure(str(error), time.monotonic())
+        self._heard[name] = (time.monotonic(), known)
+        return known
 
     async def _ask(self, names: list[str]) -> None:
         left = list(names)
@@ -206,7 +267,7 @@ class Backends:
         self._log_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with self._log_file.open("ab") as errors:
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "neartime_runner", "backends",
+                sys.executable, "-m", "neartime_runner", *self._arguments,
                 stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=errors,
                 env=variables.of_worker(own=True), cwd=self._log_file.parent, limit=_LINE_BYTES,
             )  # fmt: skip
@@ -283,8 +344,9 @@ def _read(file: Path) -> list[BackendConfig]:
         except ValidationError as error:
             faults += [_fault(where, one) for one in error.errors()]
             continue
-        if config.home is BackendHome.GATEWAY:
-            faults.append(f"{where}.home: this version has `{BackendHome.IN_WORKER.value}` alone")
+        made = config.gateway
+        if made is not None and made.interpreter is not None and (made.requirements or made.python is not None):
+            faults.append(f"{where}.gateway.interpreter: it is of an environment that is there, and others make one")
         if any(config.name == other.name for other in configs):
             faults.append(f"{where}.name: there are two backends {config.name!r}")
         faults += [f"{where}.options.{path}: has no form in JSON" for path in _beyond_json(config.options)]

@@ -1,4 +1,4 @@
-"""What an operator prepares before a server starts: `neartime admin secret|migrate|nats-config`.
+"""What an operator prepares before a server starts: `neartime admin secret|migrate|nats-config|gateway`.
 
 A chart or a unit file calls them. None of them needs a server, and each may run again at any time.
 """
@@ -12,14 +12,15 @@ from typing import Final
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from neartime_server.bus import Keys
+from neartime_server.bus import Keys, gateway_access
 from neartime_server.bus.keys import new_secret
 from neartime_server.bus.server import trust
 from neartime_server.errors import AdminError, StoreUnavailable
 from neartime_server.settings import Settings
 from neartime_server.store import Store, instances
 
-NOUNS: Final = ("secret", "migrate", "nats-config")
+NOUNS: Final = ("secret", "migrate", "nats-config", "gateway")
+GATEWAY_DAYS: Final = 30.0
 WAIT_SECONDS: Final = 60.0
 _PAUSE: Final = 1.0
 
@@ -44,6 +45,17 @@ def add(nouns: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     config.add_argument("--folder", type=Path, required=True, help="for accounts and streams, on the NATS server")
     config.add_argument("--name", default="neartime", help="the NATS server's; in a cluster each has one of its own")
+    gateway = nouns.add_parser(
+        "gateway",
+        help="print the launch document of a backend's gateway, for one that the operator starts",
+        description="Prints what `python -m neartime_runner gateway FILE` reads, beside the machine. It holds a way "
+        "into NATS, so keep it for the gateway alone; the machine's own credential is not in it. Write a new one into "
+        "the same file before that way ends: the gateway reads it again.",
+    )
+    gateway.add_argument("backend", help="its name in the backends file")
+    days = f"after which the way into NATS ends ({GATEWAY_DAYS:g})"
+    gateway.add_argument("--days", type=float, default=GATEWAY_DAYS, metavar="DAYS", help=days)
+    gateway.add_argument("--nats-url", metavar="URL", help="where the gateway reaches NATS, if not as workers do")
 
 
 def run(settings: Settings, options: argparse.Namespace) -> None:
@@ -56,8 +68,24 @@ def run(settings: Settings, options: argparse.Namespace) -> None:
         print(new_secret())
     elif options.noun == "migrate":
         _migrate(settings, options.wait, options.instance)
+    elif options.noun == "gateway":
+        print(_gateway(settings, options.backend, options.days, options.nats_url))
     else:
         print(trust(Keys.load(settings.secret_path), options.folder, options.name), end="")
+
+
+def _gateway(settings: Settings, name: str, days: float, url: str | None) -> str:
+    # The other commands begin sooner without these.
+    from neartime_server.app import embedded_nats
+    from neartime_server.backends import Backends
+    from neartime_server.gateways import launch_of
+
+    config = next((one for one in Backends.load(settings).gateways() if one.name == name), None)
+    if config is None:
+        raise AdminError(f"there is no backend {name!r} behind a gateway in the backends file")
+    url = url or settings.nats_worker_url or settings.nats_url or embedded_nats(settings.home)
+    access = gateway_access(Keys.load(settings.secret_path), name, url, days * 86400.0)
+    return launch_of(config, access).model_dump_json()
 
 
 def _migrate(settings: Settings, wait: float, instance: str | None) -> None:

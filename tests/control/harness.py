@@ -15,6 +15,7 @@ from neartime_server.backends import Backends
 from neartime_server.builder import LocalBuilder
 from neartime_server.bus import Bus, Keys, NatsServer
 from neartime_server.control import Control
+from neartime_server.gateways import Gateways
 from neartime_server.settings import Settings
 from neartime_server.store import Store, blobs, jobs, sessions
 from neartime_server.store.programs import Version
@@ -46,7 +47,10 @@ class Plane:
     def new_control(self, bus: Bus | None = None) -> Control:
         """Another server on the same store and executor."""
         builder, backends = LocalBuilder(self.settings.home), Backends.load(self.settings)
-        return Control(self.settings, self.store, bus or self.bus, self.executor, builder, backends, self.keys)
+        gateways = Gateways(self.settings, backends, bus or self.bus)
+        return Control(
+            self.settings, self.store, bus or self.bus, self.executor, builder, backends, self.keys, gateways
+        )
 
     async def submit(self, script: dict[str, Any], **request: Any) -> str:
         params = json.dumps(script).encode()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from neartime.contract import events, launch, subjects, version
+from neartime.contract import events, gateways, launch, subjects, version
 from neartime.contract.ids import new_id
 
 PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "events.md").read_text()
@@ -72,10 +72,22 @@ def test_every_control_message_is_documented_with_its_fields() -> None:
     }
 
 
+def test_every_question_to_a_gateway_is_documented_with_its_fields() -> None:
+    rows = re.findall(r"^\| `(\w+)` \|([^|]*)\|", section("What a gateway is asked"), re.MULTILINE)
+    assert [verb for verb, _ in rows] == [verb.value for verb in gateways.Verb]
+    fields = {name for _, cell in rows for name in re.findall(r"`(\w+)`", cell)}
+    assert fields == set(gateways.Asked.model_fields)
+
+
+def test_every_step_of_a_call_is_documented() -> None:
+    assert all(f"`{step.value}`" in section("What a gateway is asked") for step in gateways.Step)
+
+
 def test_every_subject_is_documented() -> None:
     session, job, worker = new_id(), new_id(), new_id()
     made = [subjects.event(session, job, kind) for kind in subjects.KINDS]
     made += [subjects.blob(session, job, "1"), subjects.control(worker), subjects.beat(worker), subjects.fetch(worker)]
+    made.append(subjects.gateway("<backend>", session, worker, "<verb>"))
     for id_, word in ((session, "<session>"), (job, "<job>"), (worker, "<worker>")):
         made = [subject.replace(id_, word) for subject in made]
     made = [subject.replace("blob.1", "blob.<name>") for subject in made]

@@ -83,6 +83,30 @@ def test_a_level_that_the_program_does_not_have_is_refused_by_it(service: Runtim
     assert estimator.run(rotated(), "ZZ", [0.1]).result(timeout=PATIENCE).values == pytest.approx([1.0])
 
 
+@pytest.mark.slow
+def test_the_levels_of_the_first_shapes_mend_what_a_device_does(service: RuntimeService) -> None:
+    with Session(service, backend="generic_5q") as session:
+        told = session.run("transpile", {"circuits": [rotated()], "seed_transpiler": 1}).result(timeout=PATIENCE)
+        circuit = told["circuits"][0]
+        observable = SparsePauliOp("ZZ").apply_layout(circuit.layout)
+        off = {}
+        for level in (0, 1, 2):
+            estimator = EstimatorV1(session, {**SEEDED, "resilience_level": level})
+            if level == 2:
+                estimator.options.resilience.noise_factors = (1, 3)
+            result = estimator.run(circuit, observable, [0.3], shots=20_000).result(timeout=PATIENCE)
+            off[level] = abs(result.values[0] - 1.0)
+            assert result.metadata[0]["shots"] == 20_000
+        assert len(result.metadata[0]["zne"]["values"]) >= 2
+        assert off[1] < off[0] / 2
+        assert off[2] < off[0]
+        sampler = SamplerV1(session, {**SEEDED, "resilience_level": 1})
+        mended = sampler.run(circuit.measure_all(inplace=False), [0.0], shots=20_000).result(timeout=PATIENCE)
+        assert mended.quasi_dists[0][0] > 0.97
+        with pytest.raises(InvalidInput, match=r"inputs\.resilience_level"):
+            SamplerV1(session, {"resilience_level": 2}).run(circuit.measure_all(inplace=False), [0.0])
+
+
 def test_lists_that_do_not_fit_are_refused_before_anything_is_sent(service: RuntimeService) -> None:
     estimator, sampler = EstimatorV1("aer", service=service), SamplerV1("aer", service=service)
     with pytest.raises(ValueError, match="observables: there are 1 for 2 circuits"):
@@ -106,9 +130,12 @@ def test_options_of_the_first_shapes_are_typed_and_refuse_what_they_have_not() -
         SamplerV1("aer", {"optimization_level": 3})
     with pytest.raises(InvalidInput, match="CubicExtrapolator"):
         EstimatorV1("aer", {"resilience": {"extrapolator": "cubic"}})
-    assert V1Options.of({"resilience": {"noise_factors": (1, 3)}}).for_program(None)["resilience"] == {
-        "noise_factors": (1, 3)
+    assert V1Options.of({"resilience": {"noise_factors": (1, 3)}}).for_program() == {
+        "shots": 4000,
+        "resilience": {"noise_factors": (1, 3)},
     }
+    with pytest.raises(InvalidInput, match="nor a list of LayerErrors"):
+        V1Options.of({"resilience": {"layer_noise_model": {"ZZ": 0.1}}})
     with pytest.raises(InvalidInput, match=r"it is execution\.shots"):
         SamplerV1("aer", {"shots": 3})
     options = V1Options()

@@ -6,7 +6,7 @@ from datetime import datetime, timezone
 
 from pydantic import BaseModel
 
-from neartime.contract import backends, events, jobs, launch, problem, programs, sessions, streams
+from neartime.contract import backends, events, gateways, jobs, launch, problem, programs, sessions, streams
 
 ID = "0mh2k1x9a7c3d5e8f0gq"
 OTHER = "0mh2k1x9a8b4e6f1g2hr"
@@ -114,7 +114,22 @@ status = backends.BackendStatus(
 device = backends.BackendDevice(
     name="aer", description="A simulator.", simulator=True, num_qubits=29, parallelism=2, status=status
 )
-spec = backends.BackendSpec(name="aer", factory="qiskit_aer:AerSimulator", options={"method": "statevector"})
+spec = backends.BackendSpec(
+    name="aer",
+    factory="qiskit_aer:AerSimulator",
+    options={"method": "statevector"},
+    home=backends.BackendHome.GATEWAY,
+)
+gateway = backends.Gateway(
+    requirements=["lab-provider==2.1"],
+    python=">=3.11",
+    interpreter="/opt/lab/bin/python",
+    credentials={"key": "file:/etc/neartime/machine.key"},
+    variables={"LAB_TOKEN": "variable:LAB_TOKEN"},
+    started_by="operator",
+    timeout=600.0,
+    refresh=60.0,
+)
 placement = backends.Placement(
     node_selector={"lab": "cold"},
     affinity={"nodeAffinity": {}},
@@ -155,8 +170,11 @@ SAMPLES: list[BaseModel] = [
         description="A simulator.",
         parallelism=2,
         home=backends.BackendHome.GATEWAY,
+        simulator=True,
         placement=placement,
+        gateway=gateway,
     ),
+    gateway,
     placement,
     status,
     device,
@@ -173,6 +191,21 @@ SAMPLES: list[BaseModel] = [
         interims=7,
     ),
     events.LogRecord(time=TIME, stream="logging", text="hello", level="WARNING"),
+    # gateways
+    gateways.GatewayLaunch(backend=spec, parallelism=2, gateway=gateway, nats=worker.nats),
+    gateways.Asked(call=ID, part=1, parts=2, seconds=1.5),
+    gateways.Told(
+        step=gateways.Step.RAISED,
+        refused="no job runs",
+        again=True,
+        error="ValueError: no",
+        parts=2,
+        gateway=OTHER,
+    ),
+    gateways.LeaseAsked(instance_id=ID, session_id=OTHER, worker_id=ID),
+    gateways.Lease(held=False, alone=True, reason="its job is to end"),
+    gateways.DescribeAsked(part=1, digest="ab" * 32),
+    gateways.Described(digest="ab" * 32, parts=2, fault="no such module"),
     # jobs
     usage,
     jobs.JobRequest(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from neartime.contract.backends import BackendConfig, Placement
+from neartime.contract.backends import BackendConfig, Gateway, Placement
 from neartime.contract.problem import ErrorCode
 from neartime.contract.programs import BackendRequirements
 from neartime_server.backends import Backends
@@ -71,8 +71,23 @@ factory = "qiskit_aer:AerSimulator"
 options = { since = 2024-01-01, nested = [{ at = 10:00:00 }] }
 [[backends]]
 name = "hardware"
+factory = "provider:Backend().device"
+home = "in-worker"
+[backends.gateway]
+[[backends]]
+name = "more"
+factory = "provider:Backend()"
+[[backends]]
+name = "machine"
 factory = "provider:Backend"
-home = "gateway"
+[backends.gateway]
+credentials = { key = "the-key-itself" }
+[[backends]]
+name = "made"
+factory = "provider:Backend"
+[backends.gateway]
+requirements = ["provider"]
+interpreter = "/opt/provider/bin/python"
 [[backends]]
 factory = "qiskit_aer:AerSimulator"
 """
@@ -80,6 +95,7 @@ factory = "qiskit_aer:AerSimulator"
         load(tmp_path, text)
     lines = str(caught.value).splitlines()
     assert all(line.startswith(f"{tmp_path / 'backends.toml'}: ") for line in lines)
+    assert "the-key-itself" not in str(caught.value)  # who has put it there reads it in no log
     told = [line.removeprefix(f"{tmp_path / 'backends.toml'}: ").partition(": ")[0] for line in lines]
     assert told == [
         "default",
@@ -90,8 +106,11 @@ factory = "qiskit_aer:AerSimulator"
         "backends[3].name",
         "backends[3].options.since",
         "backends[3].options.nested[0].at",
-        "backends[4].home",
-        "backends[5].name",
+        "backends[4]",
+        "backends[5].factory",
+        "backends[6].gateway.credentials.key",
+        "backends[7].gateway.interpreter",
+        "backends[8].name",
     ]
 
 
@@ -109,22 +128,34 @@ def test_a_file_that_is_missing_is_named(tmp_path: Path) -> None:
 
 def test_every_field_of_a_backend_is_documented() -> None:
     page = (DOCS / "reference" / "backends.md").read_text()
-    fields, _, of_placement = page.partition("field of `placement`")
+    fields, _, rest = page.partition("field of `gateway`")
+    of_gateway, _, of_placement = rest.partition("field of `placement`")
 
     def rows(text: str) -> set[str]:
         cells = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
         return {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
 
     assert set(BackendConfig.model_fields) == rows(fields)
+    assert set(Gateway.model_fields) == rows(of_gateway)
     assert set(Placement.model_fields) == rows(of_placement)
 
 
 def test_the_example_of_the_documentation_is_a_good_file(tmp_path: Path) -> None:
     page = (DOCS / "reference" / "backends.md").read_text()
-    first, second, patch = (part.partition("```")[0] for part in page.split("```toml\n")[1:])
+    first, second, third, patch = (part.partition("```")[0] for part in page.split("```toml\n")[1:])
     assert len(load(tmp_path, first).names()) > 1
-    assert load(tmp_path, second).get("device_7q").placement.resources == {"nvidia.com/gpu": "1"}
-    assert list(load(tmp_path, second + patch).get("device_7q").placement.patch["spec"]) == ["volumes", "containers"]
+    assert load(tmp_path, second).names() == ["clifford", "fake_manila"]
+    assert load(tmp_path, third).get("device_7q").placement.resources == {"nvidia.com/gpu": "1"}
+    assert list(load(tmp_path, third + patch).get("device_7q").placement.patch["spec"]) == ["volumes", "containers"]
+
+
+def test_the_examples_of_how_to_offer_hardware_are_good_files(tmp_path: Path) -> None:
+    page = (DOCS / "how-to" / "backends.md").read_text()
+    first, second = (part.partition("```")[0] for part in page.split("```toml\n")[1:])
+    assert [one.name for one in load(tmp_path, first).gateways()] == ["ions", "braket"]
+    (machine,) = load(tmp_path, second).gateways()
+    assert machine.gateway is not None
+    assert machine.gateway.credentials == {"key": "file:/etc/neartime/machine.key"}
 
 
 # --- one that is not there

@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from unit.samples import ID, OTHER, SAMPLES, TIME, manifest
 
 import neartime.contract
-from neartime.contract import events, launch, programs, subjects, version
+from neartime.contract import backends, events, gateways, launch, programs, subjects, version
 
 GOLDEN = Path(__file__).parent / "golden"
 WRITE = "GOLDEN_WRITE"
@@ -118,16 +118,33 @@ def test_headers_subjects_digests_and_signatures_are_what_they_were() -> None:
                 "control": subjects.control(ID),
                 "beat": subjects.beat(ID),
                 "fetch": subjects.fetch(ID),
+                "gateway": subjects.gateway("lab.7q", OTHER, ID, "run"),
+                "lease": subjects.lease("lab.7q"),
+                "describe": subjects.describe("lab.7q"),
                 "inbox": subjects.inbox("w"),
             },
             "streams": subjects.STREAM_SUBJECTS,
             "permissions": {
                 "worker": [*subjects.worker_permissions(ID, OTHER)],
+                "worker of a backend behind a gateway": [*subjects.worker_permissions(ID, OTHER, "lab.7q")],
                 "reader": [*subjects.reader_permissions("c")],
+                "gateway": [*subjects.gateway_permissions("g", "lab.7q")],
             },
+            "message": gateways.pack(gateways.Asked(call="c"), b"body").decode(),
             "command": launch.encode_command(start),
             "signed": launch.signed_headers(key, subjects.control(ID), 7, launch.encode_command(start), b"body"),
             "manifest": manifest.canonical().decode(),
             "digest": programs.digest(manifest, {"program.py": "ab" * 32, "é.txt": "cd" * 32}),
         },
     )
+
+
+def test_a_worker_without_a_gateway_is_told_what_runners_of_before_can_read() -> None:
+    spec = backends.BackendSpec(name="aer", factory="qiskit_aer:AerSimulator")
+    assert json.loads(spec.model_dump_json()) == {"name": "aer", "factory": "qiskit_aer:AerSimulator", "options": {}}
+
+
+def test_a_worker_is_told_nothing_of_how_a_gateway_builds_its_backend() -> None:
+    config = backends.BackendConfig(name="machine", factory="lab:Machine", options={"host": "10.0.0.5"}, gateway={})
+    told = {"name": "machine", "factory": "lab:Machine", "options": {}, "home": "gateway"}
+    assert json.loads(config.for_worker().model_dump_json()) == told

@@ -40,6 +40,8 @@ async def properties(name: str, here: Here, for_ibm: ForIbm) -> Response:
     """Calibration, where the backend has one; the simulators have none."""
     found = await here.backends.configuration(_name(here, name))
     told = ibm.properties(found) if for_ibm else found.get("properties")
+    if told and not for_ibm:
+        told = {**told, "last_update_date": found["described"]}
     return Response(json.dumps(told or {}), media_type=JSON)
 
 
@@ -68,7 +70,7 @@ async def _status_of(here: Services, config: BackendConfig, fault: str) -> Backe
 async def _known(here: Services, config: BackendConfig) -> tuple[dict[str, Any], str]:
     """What the backend states of itself, and why it can't: one that can't be built must not hide the others."""
     try:
-        return await here.backends.configuration(config.name), ""
+        return await here.backends.configuration(config.name, wait=False), ""
     except Refused as refused:
         return {}, str(refused)
 

@@ -45,9 +45,10 @@ class Environment:
 
 
 class Environments:
-    """Those of a home, in `environments/<digest>`."""
+    """Those of a home, in `environments/<digest>`: of programs, or of gateways, which need less of Neartime's own."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, *, gateways: bool = False) -> None:
+        self._gateways = gateways
         self._folder = home / "environments"
         self._logs = home / "logs"
         self._own = Environment(None, None, Path(sys.executable))
@@ -72,9 +73,11 @@ class Environments:
             touch(kept.python.parent.parent)
             return kept
         interpreter = await self._interpreter(manifest, pythons, lock)
-        if lock is None or not needs.serves(lock, interpreter.minor):
+        if lock is None or not needs.serves(lock, interpreter.minor, gateway=self._gateways):
             tell(f"resolving {', '.join(requirements) or 'the runner'} for Python {interpreter.minor}")
-            lock = await self._locks.resolve(interpreter, requirements, needs.own(interpreter.minor))
+            lock = await self._locks.resolve(
+                interpreter, requirements, needs.own(interpreter.minor, gateway=self._gateways)
+            )
         needs.check_lock(lock)
         digest = _digest(lock)
         if (made := self._known(digest)) is None:
@@ -99,7 +102,11 @@ class Environments:
         if (made := self._known(digest)) is not None:
             return made
         kept = Environment(digest, lock, self._place(digest) / "bin" / "python")
-        if resolved_for is None or not kept.python.exists() or not needs.serves(lock, resolved_for[1]):
+        if (
+            resolved_for is None
+            or not kept.python.exists()
+            or not needs.serves(lock, resolved_for[1], gateway=self._gateways)
+        ):
             return None
         await asyncio.to_thread(needs.link, _site(self._place(digest)))
         self._made[digest] = kept
@@ -148,7 +155,7 @@ class Environments:
                 await uv.run_python(python, compiling, build_log, "the runner can't be byte-compiled")
             except BuildFailed as error:
                 log.info("%s: %s", error, error.log)
-            check = ["-c", "import neartime_runner, neartime.contract.launch"]
+            check = ["-c", f"import neartime_runner{'.gateway' if self._gateways else ''}, neartime.contract.launch"]
             await uv.run_python(python, check, build_log, "the runner can't be imported in the program's environment")
             await asyncio.to_thread(_move, draft, folder)
         finally:

@@ -41,8 +41,14 @@ _CLIENT_ONLY: Final = frozenset({"httpx", "rich", "sniffio", "typer"})
 _PINNED: Final = re.compile(r"^([A-Za-z0-9][A-Za-z0-9._-]*)==([^\s;\\]+)", re.MULTILINE)
 
 
-def own(python: str) -> list[str]:
-    """What runner and backend require on a Python of that minor version (`3.11`), from the packages' own metadata."""
+_PROGRAMS_ONLY: Final = frozenset({"cloudpickle", "jsonschema", "qiskit-aer", "referencing", "scipy"})
+"""What runs programs, or in-worker backends: a provider behind a gateway may pin these as it likes."""
+
+
+def own(python: str, *, gateway: bool = False) -> list[str]:
+    """What runner and backend require on a Python of that minor version (`3.11`), from the packages' own metadata; or
+    a gateway."""
+    needless = _CLIENT_ONLY | _PROGRAMS_ONLY if gateway else _CLIENT_ONLY
     found = set()
     for text in itertools.chain.from_iterable(importlib.metadata.requires(name) or () for name in _LINKED):
         requirement = Requirement(text)
@@ -52,7 +58,7 @@ def own(python: str) -> list[str]:
             )
             for extra in _EXTRAS
         )
-        if applies and requirement.name not in (*_CLIENT_ONLY, *_LINKED):
+        if applies and requirement.name not in (*needless, *_LINKED):
             requirement.marker = None
             found.add(str(requirement))
     return sorted(found)
@@ -130,10 +136,10 @@ def pinned(lock: str) -> dict[str, Version]:
     return {str(canonicalize_name(name)): Version(version) for name, version in _PINNED.findall(lock)}
 
 
-def serves(lock: str, python: str) -> bool:
-    """Whether an environment of this lock has what runner and backend require today."""
+def serves(lock: str, python: str, *, gateway: bool = False) -> bool:
+    """Whether an environment of this lock has what runner and backend, or a gateway, require today."""
     versions = pinned(lock)
-    requirements = (Requirement(text) for text in own(python))
+    requirements = (Requirement(text) for text in own(python, gateway=gateway))
     return all(
         (found := versions.get(canonicalize_name(one.name))) is not None
         and one.specifier.contains(found, prereleases=True)

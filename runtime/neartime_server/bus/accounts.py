@@ -71,6 +71,13 @@ class Accounts:
     def connected(self) -> bool:
         return self._line.connected
 
+    async def _offer_platform(self, link: Link) -> None:
+        key = self._keys.platform
+        told = await link.client.request(_LOOKUP.format(key.public), b"", timeout=REQUEST_SECONDS)
+        if _body(told.data.decode()).get("exports") != claims.EXPORTS:
+            token = claims.platform_account(self._keys.operator, key)
+            self._accepted((await link.client.request(_UPDATE, token.encode(), timeout=REQUEST_SECONDS)).data)
+
     async def ensure(self, instance_id: str) -> None:
         """The instance's account is there, with this server's quota and whatever is revoked in it.
 
@@ -85,7 +92,8 @@ class Accounts:
             told = _body((await self._request(_LOOKUP.format(key.public), b"")).decode())
             there = told.get("revocations") or {}
             void = {**there, **(known or {})}
-            if told.get("limits", {}).get("disk_storage") != self._disk_bytes or void != there:
+            due = self._disk_bytes, claims.imports(instance_id, self._keys.platform.public), void
+            if due != (told.get("limits", {}).get("disk_storage"), told.get("imports"), there):
                 await self._push(instance_id, key, void)
             self._revocations[instance_id] = void
             self._unsure.discard(instance_id)
@@ -114,7 +122,7 @@ class Accounts:
             self._accepted(await self._request(_DELETE, claims.deletion(self._keys.operator, [key.public]).encode()))
 
     async def _push(self, instance_id: str, key: KeyPair, void: Mapping[str, int]) -> None:
-        token = claims.account(self._keys.operator, key, instance_id, self._disk_bytes, void)
+        token = self._token(instance_id, key, void)
         self._accepted(await self._request(_UPDATE, token.encode()))
 
     @staticmethod
@@ -136,10 +144,15 @@ class Accounts:
             self._telling.spawn(lambda: self._push_all(link), link)
 
     async def _push_all(self, link: Link) -> None:
+        await self._offer_platform(link)
         for instance_id, void in self._revocations.items():
             key = self._keys.account(instance_id)
-            token = claims.account(self._keys.operator, key, instance_id, self._disk_bytes, void)
+            token = self._token(instance_id, key, void)
             await link.client.request(_UPDATE, token.encode(), timeout=REQUEST_SECONDS)
+
+    def _token(self, instance_id: str, key: KeyPair, void: Mapping[str, int]) -> str:
+        platform = self._keys.platform.public
+        return claims.account(self._keys.operator, key, instance_id, self._disk_bytes, void, platform)
 
     async def _request(self, subject: str, body: bytes) -> bytes:
         try:

@@ -7,20 +7,23 @@ import time
 from collections.abc import AsyncGenerator, Collection, Mapping
 from contextlib import aclosing
 from datetime import datetime, timezone
-from typing import Final
+from typing import Any, Final
 
 from pydantic import BaseModel
 
 from neartime.contract import subjects
 from neartime.contract.events import Envelope
+from neartime.contract.gateways import Lease, LeaseAsked
 from neartime.contract.ids import new_id
 from neartime.contract.launch import Answer, Beat, Fetch, NatsAccess
 from neartime.contract.streams import StreamAccess
+from neartime.errors import NeartimeError
 from neartime.stream import Event, Quiet, chunks, order, read
 from neartime.stream.event import parse
 from neartime_server.bus import claims
-from neartime_server.bus.accounts import Accounts
+from neartime_server.bus.accounts import REQUEST_SECONDS, Accounts
 from neartime_server.bus.keys import KeyPair, Keys
+from neartime_server.bus.platform import OnLease, Platform, gateway_access
 from neartime_server.bus.tenant import OnBeat, OnFetch, Tenant, event_headers
 from neartime_server.errors import BusError
 from neartime_server.settings import Settings
@@ -42,6 +45,8 @@ class Bus:
         self._tenants: dict[str, asyncio.Task[Tenant]] = {}
         self._on_beat: OnBeat | None = None
         self._on_fetch: OnFetch | None = None
+        self._on_lease: OnLease | None = None
+        self._platform: Platform | None = None
         self.dropped = 0
         """Messages in event streams that were no valid events."""
 
@@ -56,6 +61,7 @@ class Bus:
             await accounts.close()
             raise
         self._accounts = accounts
+        self._platform = Platform(self._keys, url, self._lease)
 
     async def close(self) -> None:
         for opening in self._tenants.values():
@@ -64,6 +70,8 @@ class Bus:
             else:
                 opening.cancel()
         self._tenants.clear()
+        if self._platform is not None:
+            await self._platform.close()
         if self._accounts is not None:
             await self._accounts.close()
 
@@ -104,11 +112,12 @@ class Bus:
         await self._opened().revoke(instance_id, void)
 
     def worker_credential(
-        self, instance_id: str, worker_id: str, session_id: str, lifetime: float
+        self, instance_id: str, worker_id: str, session_id: str, lifetime: float, gateway: str | None = None
     ) -> tuple[NatsAccess, str]:
-        """A worker's way in, for `lifetime` seconds, and the public key by which it can be revoked."""
+        """A worker's way in, for `lifetime` seconds, and the public key by which it can be revoked. With the name of
+        a backend behind a gateway, it may ask that."""
         user = KeyPair.new_user()
-        publish, subscribe = subjects.worker_permissions(worker_id, session_id)
+        publish, subscribe = subjects.worker_permissions(worker_id, session_id, gateway)
         account = self._keys.account(instance_id)
         expires = time.time() + lifetime
         credential = claims.credential(account, user, worker_id, publish, subscribe, expires, answers=ANSWERS)
@@ -253,6 +262,43 @@ class Bus:
 
     async def _fetch(self, instance_id: str, worker_id: str, fetch: Fetch) -> bytes:
         return await self._on_fetch(instance_id, worker_id, fetch) if self._on_fetch is not None else b""
+
+    # --- gateways
+
+    async def serve_gateways(self, lease: OnLease) -> None:
+        """From now on gateways hear whether a worker may use their backend: `lease` (backend's token, question).
+
+        Raises:
+            BusError: NATS does not answer, or refuses.
+        """
+        self._on_lease = lease
+        try:
+            async with asyncio.timeout(REQUEST_SECONDS):
+                await self._gateways().open()
+        except (TimeoutError, NeartimeError) as error:
+            raise BusError(f"the account of gateways can't be reached: {error!r}") from error
+
+    def gateway_access(self, backend: str, lifetime: float) -> NatsAccess:
+        """A gateway's way in, for `lifetime` seconds."""
+        return gateway_access(self._keys, backend, self._settings.nats_worker_url or self._url, lifetime)
+
+    async def describe(self, backend: str) -> dict[str, Any]:
+        """What the gateway of a backend says that this is.
+
+        Raises:
+            BusError: it can't say it, or there is none.
+        """
+        return await self._gateways().describe(backend)
+
+    async def _lease(self, backend: str, question: LeaseAsked) -> Lease:
+        if self._on_lease is None:
+            return Lease(held=False, reason="this server takes no questions yet")
+        return await self._on_lease(backend, question)
+
+    def _gateways(self) -> Platform:
+        if self._platform is None:
+            raise BusError("the bus is not connected")
+        return self._platform
 
     # --- connections
 

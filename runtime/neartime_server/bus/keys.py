@@ -45,6 +45,8 @@ class Keys:
         self._secret = secret
         self.operator = KeyPair(nkeys.PREFIX_BYTE_OPERATOR, self._derive("operator"))
         self.system = KeyPair(nkeys.PREFIX_BYTE_ACCOUNT, self._derive("system"))
+        self.platform = KeyPair(nkeys.PREFIX_BYTE_ACCOUNT, self._derive("platform"))
+        """The account of what belongs to no instance: gateways."""
 
     @property
     def installation(self) -> str:

@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 from sqlalchemy import Connection, Row
 
 from neartime.contract.events import INLINE_LIMIT, LogRecord
+from neartime.contract.gateways import Lease, LeaseAsked
 from neartime.contract.ids import new_id
 from neartime.contract.jobs import JobAccepted, JobRequest, JobStatus, ReasonCode
 from neartime.contract.launch import Beat, Fetch, Fetchable, Start
@@ -22,7 +23,7 @@ from neartime.stream import Event
 from neartime_server.backends import Backends
 from neartime_server.builder import Builder
 from neartime_server.bus import Bus, Keys
-from neartime_server.control import limits
+from neartime_server.control import leases, limits
 from neartime_server.control.archive import Archive
 from neartime_server.control.fleet import Assignment
 from neartime_server.control.leadership import Leadership
@@ -34,6 +35,7 @@ from neartime_server.control.reign import Reign
 from neartime_server.control.workers import Workers
 from neartime_server.errors import Refused, ServerError
 from neartime_server.executors import Executor
+from neartime_server.gateways import Gateways
 from neartime_server.settings import Settings
 from neartime_server.store import Store, blobs, instances, jobs, positions, programs, sessions
 from neartime_server.store.engine import utc_now
@@ -65,13 +67,16 @@ class Control:
         builder: Builder,
         backends: Backends,
         keys: Keys,
+        gateways: Gateways,
     ) -> None:
         self._settings, self._store, self._bus, self._executor = settings, store, bus, executor
         self._builder, self._backends, self._keys = builder, backends, keys
+        self._gateways = gateways
         self._leadership = Leadership(store, self._reign)
         self._archive = Archive(store, bus)
         self._defaults = limits.defaults(settings)
         self._acting: Reign | None = None
+        self._closing = False
         self.line = Line(store, backends, self._defaults)
         """Where waiting jobs stand."""
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -80,11 +85,13 @@ class Control:
         """Begins to act as soon as no other server does."""
         self._bus.on_beat(self._beat)
         self._bus.on_fetch(self._fetch)
+        await self._bus.serve_gateways(self._lease)
         self._spawn(self._leadership.run())
         self._spawn(self._prepare_base())
 
     async def close(self) -> None:
-        """Stops acting; workers and their jobs go on, and the next server finds them."""
+        """Stops acting; workers and their jobs go on, and the next server finds them, and gateways."""
+        self._closing = True
         await end(self._tasks)
 
     async def shut_down(self) -> None:
@@ -461,6 +468,9 @@ class Control:
         except blobs.MissingBlob:
             return b""
 
+    async def _lease(self, backend: str, question: LeaseAsked) -> Lease:
+        return await self._store.read(partial(leases.find, backends=self._backends, backend=backend, question=question))
+
     # --- acting
 
     async def _reign(self) -> None:
@@ -473,10 +483,14 @@ class Control:
             self._store, self._bus, self._backends, workers, self._leadership.guard, projected, self._defaults
         )
         self._acting = Reign(self._settings, self._store, self._bus, workers, reconciler, self._leadership.guard)
+        keeping = self._spawn(self._gateways.run())
         try:
             await self._acting.run()
         finally:
             self._acting = None
+            await end([keeping])
+            if not self._closing:  # another server acts, and keeps its own
+                await self._gateways.end()
 
     async def _prepare_base(self) -> None:
         """What programs without requirements run in stands ready before the first job comes."""

@@ -15,7 +15,6 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Row
 
-from neartime.contract.backends import BackendSpec
 from neartime.contract.events import CONTROL, INLINE_LIMIT
 from neartime.contract.ids import new_id
 from neartime.contract.jobs import ReasonCode
@@ -124,7 +123,9 @@ class Workers:
             new_id(), job.instance_id, session.id, job.version_id, session.backend, WorkerState.STARTING, self._now()
         )
         worker.started_here = True
-        access, user_key = self._bus.worker_credential(job.instance_id, worker.id, session.id, lifetime)
+        access, user_key = self._bus.worker_credential(
+            job.instance_id, worker.id, session.id, lifetime, self._backends.gateway_of(session.backend)
+        )
         expires = utc_now() + timedelta(seconds=lifetime)
         self.fleet.workers[worker.id] = worker
         self.fleet.assign(worker, job.id)
@@ -211,7 +212,7 @@ class Workers:
                 manifest=version.manifest.model_dump(mode="json"),
                 path=built.path,
                 files=files,
-                backend=BackendSpec(name=config.name, factory=config.factory, options=config.options),
+                backend=config.for_worker(),
                 nats=access,
                 control_key=self._keys.control_key(worker.id),
                 limits=Limits(

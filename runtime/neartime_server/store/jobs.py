@@ -198,6 +198,12 @@ def any_live(connection: Connection, session_id: str) -> bool:
     return connection.execute(query).first() is not None
 
 
+def of_worker(connection: Connection, instance_id: str, worker_id: str) -> Row[Any] | None:
+    """The job that a worker of this instance was given and that is not final."""
+    mine = jobs.c.instance_id == instance_id, jobs.c.worker_id == worker_id, jobs.c.status.in_(LIVE)
+    return connection.execute(select(jobs).where(*mine).limit(1)).one_or_none()
+
+
 def any_given(connection: Connection) -> bool:
     """Whether a worker was given a job that is not final."""
     query = select(jobs.c.id).where(jobs.c.worker_id.is_not(None), jobs.c.status.in_(LIVE)).limit(1)

@@ -137,7 +137,8 @@ def admin(context: typer.Context) -> None:
     which tells and removes what no program version needs.
 
     Before a server of its own starts: `admin secret` prints a new operator's secret, `admin migrate` brings the
-    database's tables up to date, `admin nats-config` prints what a NATS server includes to trust this operator.
+    database's tables up to date, `admin nats-config` prints what a NATS server includes to trust this operator. `admin
+    gateway` prints what the gateway of a backend reads that the operator starts.
 
     It works on the data of this machine's runtime (or of NEARTIME_DATABASE), whether it is up or not.
     """

@@ -6,11 +6,21 @@ import posixpath
 import re
 from enum import Enum
 from pathlib import PurePosixPath
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
-_FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+_SECRET = re.compile(r"file:.+|variable:[A-Za-z_]\w*")
+_FACTORY = re.compile(r"[A-Za-z_][\w.]*:([A-Za-z_]\w*(\(\))?\.)*[A-Za-z_]\w*")
 
 
 class BackendHome(str, Enum):
@@ -27,9 +37,19 @@ class BackendSpec(BaseModel):
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,62}$")]
     factory: str
-    """`module:callable`, for example `qiskit_aer:AerSimulator`."""
+    """`module:callable`, for example `qiskit_aer:AerSimulator`. What is on the way to the callable may be called, too:
+    `qiskit_aqt_provider:AQTProvider().offline.ideal`."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the factory."""
+    home: BackendHome = BackendHome.IN_WORKER
+
+    @model_serializer(mode="wrap")
+    def _said(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A runner in an image of before, which knows no gateways, is told of no home."""
+        told: dict[str, Any] = plain(self)
+        if self.home is BackendHome.IN_WORKER:
+            told.pop("home", None)
+        return told
 
     @field_validator("factory")
     @classmethod
@@ -158,14 +178,77 @@ _NOT_PATCHED = {
 """What a placement's patch may not touch: it would widen what a program can do, or hide a worker from its server."""
 
 
+def _place_of_secret(value: str) -> str:
+    """Where a gateway finds a credential: `file:` and a path, or `variable:` and a name. What it is stands in no file
+    of the server's, and a message does not repeat what was written in its place."""
+    if not _SECRET.fullmatch(value):
+        raise ValueError("expected `file:` and a path, or `variable:` and the name of an environment variable")
+    return value
+
+
+Secret = Annotated[str, AfterValidator(_place_of_secret)]
+
+
+class Gateway(BaseModel):
+    """The process that holds a backend, with its credential, and runs circuits on it for those who have the lease."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    requirements: list[str] = Field(default_factory=list)
+    """Of the environment that the gateway gets: the provider's package, with the Qiskit that it pins."""
+    python: str | None = None
+    """A version specifier for that environment's Python; None for any."""
+    interpreter: str | None = None
+    """The Python of an environment that the operator has made, in place of `requirements`."""
+    credentials: dict[str, Secret] = Field(default_factory=dict)
+    """Keyword arguments of the factory that nobody but the gateway may know."""
+    variables: dict[str, Secret] = Field(default_factory=dict)
+    """Environment variables of the gateway's, for providers that read their credential there."""
+    started_by: Literal["server", "operator"] = "server"
+    """Who starts it and starts it again: this server, or the operator, beside the machine."""
+    timeout: Annotated[float, Field(gt=0)] = 3600.0
+    """Seconds that the provider may take for one call of run(), until its result is there."""
+    refresh: Annotated[float, Field(gt=0)] = 300.0
+    """Seconds after which the backend is looked at again: its calibration may be a new one."""
+
+
 class BackendConfig(BackendSpec):
     """One entry of the operator's backends file."""
 
     description: str = ""
     parallelism: Annotated[int, Field(ge=1)] = 1
     """Jobs that may run at once."""
-    home: BackendHome = BackendHome.IN_WORKER
+    simulator: bool | None = None
+    """Whether it is one, where the operator knows better than the backend says."""
     placement: Placement = Placement()
+    gateway: Gateway | None = None
+    """Of a backend whose home is one."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _at_home(cls, value: Any) -> Any:
+        """A table `gateway` says where its home is, and a home `gateway` needs no table."""
+        if not isinstance(value, dict):
+            return value
+        if "gateway" in value:
+            return {"home": BackendHome.GATEWAY, **value}
+        return {**value, "gateway": {}} if value.get("home") == BackendHome.GATEWAY.value else value
+
+    @model_validator(mode="after")
+    def _one_home(self) -> BackendConfig:
+        if self.gateway is not None and self.home is not BackendHome.GATEWAY:
+            raise ValueError(f"a table `gateway`, and home = {self.home.value!r}: one of the two is wrong")
+        return self
+
+    def spec(self) -> BackendSpec:
+        """All of it that who builds the backend is told."""
+        return BackendSpec(name=self.name, factory=self.factory, options=self.options, home=self.home)
+
+    def for_worker(self) -> BackendSpec:
+        """What a worker is told: of a backend behind a gateway, that it is there."""
+        if self.home is BackendHome.GATEWAY:
+            return BackendSpec(name=self.name, factory=self.factory, home=self.home)
+        return self.spec()
 
 
 class BackendStatus(BaseModel):

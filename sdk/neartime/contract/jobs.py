@@ -45,6 +45,8 @@ class ReasonCode(str, Enum):
     """The worker around the program is gone, or was not heard of any more."""
     START_FAILED = "StartFailed"
     """No worker could be started: its environment, image or backend could not be had."""
+    BACKEND_LOST = "BackendLost"
+    """The gateway of its backend refused, is gone, or gave up waiting for the provider."""
     QUOTA_EXCEEDED = "QuotaExceeded"
     """The instance's storage for events and large values is full."""
     STREAM_BROKEN = "StreamBroken"

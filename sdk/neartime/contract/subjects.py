@@ -6,6 +6,14 @@
     worker.<worker>.control                        request/reply, signed: start, cancel, drain
     beat.<worker>                                  a worker's signed heartbeat
     fetch.<worker>                                 request/reply, signed: a worker asks for a chunk of its job's inputs
+    gateway.<backend>.<session>.<worker>.<verb>    request/reply: a worker asks a gateway, which is in another account
+
+That account, the platform's, belongs to no instance. NATS hands on to it what is asked of gateways, and says in the
+subject whose it is; a worker's credential says the rest of it, so that nobody speaks for another session.
+
+    gateway.<instance>.<backend>.<session>.<worker>.<verb>    what a gateway hears
+    lease.<backend>                                request/reply: a gateway asks whether a session has the backend now
+    describe.<backend>                             request/reply: the server asks a gateway what its backend is
 
 Two streams, so that a full quota of logs and large values can't silence the status that says so.
 """
@@ -57,10 +65,52 @@ def inbox(name: str) -> str:
     return f"_INBOX_{name}"
 
 
-def worker_permissions(worker_id: str, session_id: str) -> tuple[list[str], list[str]]:
-    """What a worker may (publish, subscribe): its session's events, its own beat and fetch, its own control subject."""
+def worker_permissions(worker_id: str, session_id: str, backend: str | None = None) -> tuple[list[str], list[str]]:
+    """What a worker may (publish, subscribe): its session's events, its own beat and fetch, its own control subject;
+    and ask the gateway of its session's backend, where that has one."""
     publish = [f"job.{session_id}.>", beat(worker_id), fetch(worker_id)]
+    if backend is not None:
+        publish.append(gateway(backend, session_id, worker_id, "*"))
     return publish, [f"{inbox(worker_id)}.>", control(worker_id)]
+
+
+# --- gateways
+
+GATEWAY_HERE = "gateway.*.*.*.*"
+"""In an instance's account."""
+PLATFORM_SUBJECTS = ("gateway.*.*.*.*.*", "lease.*", "describe.*")
+
+
+def backend_token(name: str) -> str:
+    """A backend's name as one token of a subject: names may hold dots, and no tilde."""
+    return name.replace(".", "~")
+
+
+def gateway(backend: str, session_id: str, worker_id: str, verb: str) -> str:
+    """Where a worker asks its backend's gateway."""
+    return f"gateway.{backend_token(backend)}.{session_id}.{worker_id}.{verb}"
+
+
+def asked(subject: str) -> tuple[str, str, str, str] | None:
+    """(instance id, session id, worker id, verb) of what a gateway hears; None of any other subject."""
+    tokens = subject.split(".")
+    if len(tokens) != 6 or tokens[0] != "gateway" or not all(map(is_id, (tokens[1], tokens[3], tokens[4]))):
+        return None
+    return tokens[1], tokens[3], tokens[4], tokens[5]
+
+
+def lease(backend: str) -> str:
+    return f"lease.{backend_token(backend)}"
+
+
+def describe(backend: str) -> str:
+    return f"describe.{backend_token(backend)}"
+
+
+def gateway_permissions(name: str, backend: str) -> tuple[list[str], list[str]]:
+    """What a gateway may (publish, subscribe) in the platform's account; `name` is its credential's own."""
+    heard = [f"gateway.*.{backend_token(backend)}.*.*.*", describe(backend)]
+    return [lease(backend), describe(backend)], [f"{inbox(name)}.>", *heard]
 
 
 def reader_permissions(name: str) -> tuple[list[str], list[str]]:

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from neartime.contract.problem import Fault
 from neartime.errors import InvalidInput
@@ -186,6 +186,21 @@ class LayerNoiseLearningOptions(Options):
     """How often a layer is repeated, in pairs."""
 
 
+def _layers(value: Any) -> Any:
+    """A list of `LayerError` from what a noise learner gives; raises ValueError where it is none."""
+    if value is None:
+        return None
+    from neartime.layers import LayerError
+
+    layers = list(value) if isinstance(value, Iterable) else [value]
+    if not all(isinstance(layer, LayerError) for layer in layers):
+        raise ValueError("it is neither the result of a NoiseLearner nor a list of LayerErrors")
+    return layers
+
+
+LayerNoise = Annotated[Any, AfterValidator(_layers)]
+
+
 class ResilienceOptions(Options):
     """Mitigation, each kind on its own."""
 
@@ -203,23 +218,11 @@ class ResilienceOptions(Options):
     """How it cancels."""
     layer_noise_learning: LayerNoiseLearningOptions = LayerNoiseLearningOptions()
     """How the noise of layers is learnt, where it is needed and not given."""
-    layer_noise_model: Any = None
+    layer_noise_model: LayerNoise = None
     """The noise of layers, as a `NoiseLearner` found it: its result, or `LayerError`s. None: learnt in each job."""
 
-    @field_validator("layer_noise_model")
-    @classmethod
-    def _layers(cls, value: Any) -> Any:
-        if value is None:
-            return None
-        from neartime.layers import LayerError
 
-        layers = list(value) if isinstance(value, Iterable) else [value]
-        if not all(isinstance(layer, LayerError) for layer in layers):
-            raise ValueError("it is neither the result of a NoiseLearner nor a list of LayerErrors")
-        return layers
-
-
-class _Sent(Options):
+class Sent(Options):
     """Options of a job: some are its program's, some the server's."""
 
     if TYPE_CHECKING:
@@ -242,7 +245,7 @@ class _Sent(Options):
         return found
 
 
-class _Shared(_Sent):
+class _Shared(Sent):
     default_shots: Count | None = None
     """Of PUBs and runs that say nothing of their own."""
     dynamical_decoupling: DynamicalDecouplingOptions = DynamicalDecouplingOptions()
@@ -276,7 +279,7 @@ class SamplerOptions(_Shared):
         return "sampler-mitigated" if self.suppresses else "sampler"
 
 
-class NoiseLearnerOptions(LayerNoiseLearningOptions, _Sent):
+class NoiseLearnerOptions(LayerNoiseLearningOptions, Sent):
     """Options of a `NoiseLearner`."""
 
     twirling_strategy: TwirlingStrategy = "active-accum"

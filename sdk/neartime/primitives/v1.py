@@ -12,7 +12,16 @@ from qiskit import QuantumCircuit
 from qiskit.result import QuasiDistribution
 
 from neartime.connection import decode
-from neartime.primitives.options import Count, EnvironmentOptions, Options, SimulatorOptions
+from neartime.primitives.options import (
+    Count,
+    EnvironmentOptions,
+    LayerNoise,
+    LayerNoiseLearningOptions,
+    Options,
+    PecOptions,
+    Sent,
+    SimulatorOptions,
+)
 from neartime.primitives.primitive import Primitive
 
 if TYPE_CHECKING:
@@ -33,23 +42,29 @@ class ExecutionV1Options(Options):
 
 
 class ResilienceV1Options(Options):
-    """How an Estimator's extrapolation is done, where its program takes that."""
+    """How an Estimator's level is done."""
 
-    noise_factors: Sequence[Annotated[float, Field(ge=1)]] | None = None
-    """How much stronger noise is made, each. None: the program's default."""
-    extrapolator: (
-        Literal["LinearExtrapolator", "QuadraticExtrapolator", "CubicExtrapolator", "QuarticExtrapolator"] | None
-    ) = None
-    """By which curve. None: the program's default."""
+    noise_factors: Sequence[Annotated[float, Field(ge=1)]] = (1, 3, 5)
+    """Of level 2: how much stronger noise is made, each."""
+    extrapolator: Literal["LinearExtrapolator", "QuadraticExtrapolator", "CubicExtrapolator", "QuarticExtrapolator"] = (
+        "LinearExtrapolator"
+    )
+    """Of level 2: by which curve. It takes one noise factor more than it has degrees."""
+    pec: PecOptions = PecOptions()
+    """Of level 3: how it cancels."""
+    layer_noise_learning: LayerNoiseLearningOptions = LayerNoiseLearningOptions()
+    """Of level 3: how the noise of layers is learnt, where it is not given."""
+    layer_noise_model: LayerNoise = None
+    """Of level 3: the noise of layers, as a `NoiseLearner` found it. None: learnt in each job."""
 
 
-class V1Options(Options):
+class V1Options(Sent):
     """Options of a `SamplerV1` and of an `EstimatorV1`."""
 
     resilience_level: int | None = None
     """As the program has them: one that it has not is refused when a job is run. None: the program's default."""
     resilience: ResilienceV1Options = ResilienceV1Options()
-    """How an Estimator's extrapolation is done, where its program takes that."""
+    """How an Estimator's level is done."""
     execution: ExecutionV1Options = ExecutionV1Options()
     """How circuits are run."""
     simulator: SimulatorOptions = SimulatorOptions()
@@ -59,25 +74,16 @@ class V1Options(Options):
     max_execution_time: Count | None = None
     """Seconds that a job may run; None for the program's own limit."""
 
-    def for_program(self, shots: int | None) -> dict[str, Any]:
-        """What the program is told, beside circuits and values."""
-        told: dict[str, Any] = {"shots": self.execution.shots if shots is None else shots}
+    def for_program(self) -> dict[str, Any]:
+        """What the program is told, beside circuits and values: shots, and all that was set."""
+        told: dict[str, Any] = {"shots": self.execution.shots}
         if self.simulator.seed_simulator is not None:
             told["seed"] = self.simulator.seed_simulator
         if self.resilience_level is not None:
             told["resilience_level"] = self.resilience_level
-        if asked := self.resilience.model_dump(exclude_none=True):
+        if asked := self.resilience.model_dump(exclude_defaults=True):
             told["resilience"] = asked
         return told
-
-    def for_job(self) -> dict[str, Any]:
-        """What the server is told, as `RuntimeOptions` has it."""
-        found: dict[str, Any] = {"log_level": self.environment.log_level}
-        if self.environment.job_tags:
-            found["job_tags"] = self.environment.job_tags
-        if self.max_execution_time is not None:
-            found["max_execution_time"] = self.max_execution_time
-        return found
 
 
 @dataclass(frozen=True)
@@ -236,7 +242,7 @@ def _run(
     options = primitive.options
     return primitive._mode.run(
         program,
-        {**inputs, **options.for_program(shots)},
+        {**inputs, **options.for_program(), **({} if shots is None else {"shots": shots})},
         options.for_job(),
         decoder=(None, lambda text: kind.of(decode(text.encode()))),
     )
