@@ -15,6 +15,7 @@ import faulthandler
 import fcntl
 import hashlib
 import logging
+import math
 import os
 import signal
 import time
@@ -72,6 +73,10 @@ CALLS: Final = 64
 """Calls that one worker may have under way."""
 BODY_BYTES: Final = 256 << 20
 """Of one call's circuits."""
+PUT_BYTES: Final = 2 * BODY_BYTES
+"""Of circuits that were put and not asked for yet, of all workers; the oldest go."""
+RESULT_BYTES: Final = 1 << 30
+"""Of results that are kept for who does not take them; the oldest go."""
 SAY_SECONDS: Final = 2.0
 """How long a gateway that gives up still answers: who waits for a result is told at once, and who asks again just
 then, too."""
@@ -138,6 +143,11 @@ class Call:
     @property
     def over(self) -> bool:
         return self.step not in (Step.WAITING, Step.RUNNING)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the provider has come back, too."""
+        return self.over and (self.task is None or self.task.done())
 
     def become(self, step: Step, error: str | None = None) -> None:
         """The first end counts: a call that was cancelled stays so, whatever the provider says of it later."""
@@ -290,9 +300,12 @@ class Gateway:
         if sum(map(len, parts.values())) > BODY_BYTES:
             del self._parts[key]
             return Told(refused=f"the circuits of one call are more than {BODY_BYTES >> 20} MiB; send fewer at a time")
-        while len(self._parts) > CALLS:
+        while len(self._parts) > 1 and (len(self._parts) > CALLS or self._held() > PUT_BYTES):
             self._parts.popitem(last=False)
         return Told()
+
+    def _held(self) -> int:
+        return sum(len(body) for parts in self._parts.values() for body in parts.values())
 
     async def _wait(self, call: Call, seconds: float) -> tuple[Told, bytes]:
         if not call.over and seconds:
@@ -386,7 +399,7 @@ class Gateway:
                 self._cancel(call, "it was cancelled")
                 step = call.step
                 if not name:  # the job has ended: nobody asks for these again
-                    call.ended = 0.0
+                    call.ended = -math.inf
         return Told(step=step)
 
     def _cancel(self, call: Call, why: str) -> None:
@@ -428,9 +441,12 @@ class Gateway:
             if self._alone is not None and now - connected > self._alone:
                 log.info("NATS has been away for %.0f s", self._alone)
                 self._end(0)
-            for key, call in list(self._calls.items()):
-                if call.over and now - call.ended > KEPT_SECONDS and (call.task is None or call.task.done()):
-                    del self._calls[key]
+            ended = sorted((call for call in self._calls.values() if call.finished), key=lambda call: call.ended)
+            kept = sum(len(call.result) for call in ended)
+            for call in ended:
+                if now - call.ended > KEPT_SECONDS or kept > RESULT_BYTES:
+                    kept -= len(call.result)
+                    del self._calls[call.owner, call.name]
             for owner in {call.owner for call in self._calls.values() if not call.over}:
                 lease = await self._ask(owner)
                 if lease is None or lease.held:

@@ -174,9 +174,12 @@ class Backends:
         known = await self._described(name, wait=wait)
         if isinstance(known, _Failure):
             raise Refused.of(
-                409, ErrorCode.UNAVAILABLE, known.message, solution=f"the operator finds more in {self._log_file.name}"
+                409, ErrorCode.UNAVAILABLE, known.message, solution=f"the operator finds more in {self._log_of(name)}"
             )
         return known
+
+    def _log_of(self, name: str) -> str:
+        return self._log_file.name if self.gateway_of(name) is None else f"gateway-{name}.log"
 
     async def close(self) -> None:
         """End the helper, where one is at work."""

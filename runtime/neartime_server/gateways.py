@@ -28,6 +28,7 @@ from neartime_server import variables
 from neartime_server.backends import Backends
 from neartime_server.builder import needs
 from neartime_server.builder.environments import Environments
+from neartime_server.builder.prune import touch
 from neartime_server.bus import Bus
 from neartime_server.errors import BuildFailed, BusError, ExecutorError, NoAnswer, ServerError
 from neartime_server.settings import Settings
@@ -46,6 +47,8 @@ START_SECONDS: Final = 20.0
 """How long who wants to know what a backend is waits for its gateway; to make an environment takes longer."""
 LOOK_SECONDS: Final = 0.2
 """Between two looks whether a gateway lives."""
+USED_SECONDS: Final = 300.0
+"""Between two notes that a gateway's environment is in use, so that `neartime admin prune` leaves it."""
 END_SECONDS: Final = 5.0
 """How long a gateway has to end before it is killed."""
 _TAIL: Final = 2000
@@ -115,6 +118,9 @@ class Gateways:
             except (ServerError, OSError) as error:
                 kept.fault = f"{error}: {error.log}" if isinstance(error, BuildFailed) and error.log else str(error)
                 log.error("there is no gateway of %r: %s", name, kept.fault)
+            except Exception as error:  # the others go on
+                kept.fault = repr(error)
+                log.exception("keeping the gateway of %r", name)
             pause = PAUSES[0] if time.monotonic() - began > STEADY_SECONDS else pause
             await asyncio.sleep(pause)
             pause = min(2 * pause, PAUSES[1])
@@ -147,7 +153,7 @@ class Gateways:
         config, lock = kept.config, self._lock(kept.config.name)
         file, logged = self._folder / f"{config.name}.json", self._logs / f"gateway-{config.name}.log"
         renewed = self._renew(config, file)
-        since = logged.stat().st_size if logged.exists() else 0
+        since, used = logged.stat().st_size if logged.exists() else 0, renewed
         if _holder(lock) is None:
             _write(self._folder / f"{config.name}.digest", _digest(config, python))
             kept.process = await asyncio.to_thread(self._start, config, python, file, lock, logged)
@@ -156,8 +162,12 @@ class Gateways:
             log.info("the gateway of %r runs already", config.name)
         while (kept.process.poll() is None) if kept.process is not None else (_holder(lock) is not None):
             await asyncio.sleep(LOOK_SECONDS)
-            if time.monotonic() - renewed > RENEW_SECONDS:
+            now = time.monotonic()
+            if now - renewed > RENEW_SECONDS:
                 renewed = self._renew(config, file)
+            if now - used > USED_SECONDS and _of(config).requirements:
+                used = now
+                touch(python.parent.parent)
         code = kept.process.returncode if kept.process is not None else None
         kept.process = None
         how = "it ended" if code is None else f"killed by signal {-code}" if code < 0 else f"exit code {code}"

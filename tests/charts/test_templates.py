@@ -16,7 +16,7 @@ from charts.helm import BEFORE, CHART, VALUES, Object, Objects, environment, hel
 from packaging.version import Version
 
 import neartime
-from neartime.contract.backends import Placement
+from neartime.contract.backends import BackendConfig, Gateway, Placement
 from neartime.contract.version import SUPPORTED_VERSIONS
 from neartime_server.backends import Backends
 from neartime_server.bus import Keys
@@ -240,7 +240,8 @@ def test_backends_become_the_file_that_the_server_reads(tmp_path: Path) -> None:
     file = tmp_path / "backends.toml"
     file.write_text(text)
     backends = Backends.load(Settings(home=tmp_path, backends_file=file))
-    assert backends.names() == ["aer", "line"]
+    assert backends.names() == ["aer", "line", "machine"]
+    assert [one.name for one in backends.gateways()] == ["machine"]
     assert backends.get("aer").placement.resources == {"nvidia.com/gpu": "1"}
     numbers = backends.get("aer").options["coupling_map"]
     assert all(type(number) is int for pair in numbers for number in pair)
@@ -328,6 +329,10 @@ def test_quotas_of_workers_are_in_their_namespace() -> None:
             ["/backends/0/placement", "'nodeSelector'"],
         ),
         ("backends[0].name=x,backends[0].factory=x", ["/backends/0/factory"]),
+        (
+            "backends[0].name=x,backends[0].factory=x:y,backends[0].gateway.credentials.key=the-key-itself",
+            ["/backends/0/gateway/credentials/key"],
+        ),
         ("ingress.enabled=maybe", ["/ingress/enabled"]),
         ("postgres.enabled=false", ["'postgres'"]),
     ],
@@ -397,9 +402,11 @@ def test_settings_are_those_of_the_server_that_the_chart_does_not_set_itself() -
     assert settings == {one.name for one in fields(Settings)} - variables - not_here
 
 
-def test_placements_fields_are_those_that_the_server_reads() -> None:
-    placement = SCHEMA["properties"]["backends"]["items"]["properties"]["placement"]
-    assert set(placement["properties"]) == set(Placement.model_fields)
+def test_fields_of_backends_are_those_that_the_server_reads() -> None:
+    backend = SCHEMA["properties"]["backends"]["items"]["properties"]
+    assert set(backend) == set(BackendConfig.model_fields)
+    assert set(backend["placement"]["properties"]) == set(Placement.model_fields)
+    assert set(backend["gateway"]["properties"]) == set(Gateway.model_fields)
 
 
 def test_the_chart_is_newer_than_the_one_that_is_upgraded_from() -> None:

@@ -139,8 +139,8 @@ class Job(JobV1):
         )
 
     def cancel(self) -> bool:
-        self._stopped.set()
         self._backend.note("cancel", self)
+        self._stopped.set()
         return True
 
     def status(self) -> JobStatus:
