@@ -16,6 +16,8 @@ import pytest
 from pydantic import BaseModel
 from qiskit import QuantumCircuit
 from qiskit.primitives import PrimitiveResult, StatevectorEstimator
+from qiskit.providers import BackendV2, Options
+from qiskit.providers.fake_provider import GenericBackendV2
 from qiskit.quantum_info import Pauli, PauliLindbladMap, PauliList, QubitSparsePauli, SparsePauliOp
 from qiskit.transpiler import generate_preset_pass_manager
 from qiskit_aer import AerSimulator
@@ -88,7 +90,8 @@ RATES = {"XI": 0.02, "IX": 0.012, "YZ": 0.008}
 def noisy(rates: dict[str, float], readout: float) -> AerSimulator:
     """A simulator whose CNOTs have an error that is known."""
     model = NoiseModel(basis_gates=["cx", "rz", "sx", "x"])
-    model.add_all_qubit_quantum_error(AerError(PauliList(list(rates)), list(rates.values())), ["cx"])
+    if rates:
+        model.add_all_qubit_quantum_error(AerError(PauliList(list(rates)), list(rates.values())), ["cx"])
     flips = [[1 - readout, readout], [readout, 1 - readout]]
     model.add_all_qubit_readout_error(flips)
     return AerSimulator(noise_model=model, coupling_map=[[0, 1], [1, 0]], n_qubits=2)
@@ -163,6 +166,84 @@ def test_pec_gives_the_value_without_noise_and_an_error_that_is_true(tmp_path: P
     assert np.all(np.abs(mean) < 4 * stated / np.sqrt(times))
     # The stated errors are those that there are, as far as a few samples can tell.
     assert np.all(np.std([one for one, _ in mitigated], axis=0) < 2.5 * stated)
+
+
+def test_the_error_of_a_sum_knows_that_its_terms_have_one_sign(tmp_path: Path) -> None:
+    circuit = QuantumCircuit(2)
+    circuit.cx(0, 1)
+    rates = {"ZI": 0.02, "ZZ": 0.02}
+    """What cancels them changes no bit: both terms have the sign, and nothing else."""
+    layer = LayerError(circuit, [0, 1], PauliLindbladError(PauliList(list(rates)), list(rates.values())))
+    options = {
+        "resilience": {"pec_mitigation": True, "layer_noise_model": [layer]},
+        "twirling": {"num_randomizations": 1000, "shots_per_randomization": 8},
+        "simulator": {"seed_simulator": 1},
+    }
+    pub = (circuit, ["ZI", "IZ", {"ZI": 1, "IZ": 1}])
+    result = program("estimator-mitigated", tmp_path).main(noisy(rates, 0.01), Messenger(), [pub], options)
+    first, second, both = result[0].data.stds
+    # Of terms that are independent, it would be 0.7 of the sum.
+    assert 0.85 * (first + second) < both < 1.01 * (first + second)
+
+
+@pytest.mark.parametrize(
+    "resilience", [{"pec_mitigation": True}, {"zne_mitigation": True, "zne": {"amplifier": "pea"}}]
+)
+def test_a_circuit_without_layers_has_nothing_to_cancel(tmp_path: Path, resilience: dict[str, Any]) -> None:
+    circuit = QuantumCircuit(2)
+    circuit.x(0)
+    options = {"resilience": resilience, "simulator": {"seed_simulator": 1}}
+    result = program("estimator-mitigated", tmp_path).main(noisy({}, 0.02), Messenger(), [(circuit, "IZ")], options)
+    assert result[0].data.evs == pytest.approx(-1, abs=0.02)
+    assert len(result.metadata["layer_noise_model"]) == 0
+
+
+class Machine(BackendV2):
+    """A device that nobody knows to be simulated."""
+
+    def __init__(self) -> None:
+        super().__init__(name="machine")
+        self._device = GenericBackendV2(2, seed=1)
+        self.ran = 0
+
+    @property
+    def target(self) -> Any:
+        return self._device.target
+
+    @property
+    def max_circuits(self) -> None:
+        return None
+
+    @classmethod
+    def _default_options(cls) -> Options:
+        return Options(shots=1024, memory=False, seed_simulator=None)
+
+    def run(self, run_input: Any, **options: Any) -> Any:
+        self.ran += len(run_input)
+        return self._device.run(run_input, **options)
+
+
+def test_a_device_itself_runs_what_is_mitigated(tmp_path: Path) -> None:
+    machine = Machine()
+    circuit = QuantumCircuit(2)
+    circuit.cx(0, 1)
+    learning = {"num_randomizations": 2, "layer_pair_depths": [0, 2]}
+    learnt = program("noise-learner", tmp_path).main(machine, Messenger(), [circuit], learning)
+    after = machine.ran
+    assert after >= 2 * 9 * 2
+    options = {
+        "resilience": {"pec_mitigation": True, "layer_noise_model": learnt},
+        "twirling": {"num_randomizations": 10, "shots_per_randomization": 50},
+    }
+    result = program("estimator-mitigated", tmp_path).main(machine, Messenger(), [(circuit, "ZZ")], options)
+    assert result[0].data.evs == pytest.approx(1, abs=0.3)
+    # As many of its own as PEC takes, and ten that calibrate the readout.
+    assert machine.ran - after == result[0].metadata["resilience"]["pec"]["num_randomizations"] + 10
+    after = machine.ran
+    measured = circuit.measure_all(inplace=False)
+    twirled = {"twirling": {"enable_gates": True, "num_randomizations": 5}}
+    bits = program("sampler-mitigated", tmp_path).main(machine, Messenger(), [(measured, None, 100)], twirled)[0].data
+    assert (machine.ran - after, bits.meas.num_shots) == (5, 100)
 
 
 def test_the_genuine_decoder_reads_results_of_primitives(tmp_path: Path) -> None:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import isa
+import jackknife
 import mitigation
 import numpy as np
 from observables import in_paulis
 from qiskit.primitives.containers.estimator_pub import EstimatorPub
-from qiskit_ibm_runtime.results import QuantumProgramResult
 
-BLOCKS = 100
-"""Into which what was measured is divided, to see how much a value depends on each."""
 FEW_SHOTS = 16
 """Of each randomization where noise is cancelled: all have its sign, so that more of them tell little."""
 EXTRAPOLATORS = {
@@ -55,7 +52,7 @@ def main(
         pub = EstimatorPub.coerce((circuits[first], [observables[one] for one in together], points[first]))
         measured = estimator.measured(in_paulis(pub), number)
         result = mitigation.finished(measured)
-        variances = _squared_errors(measured) * shots
+        variances = jackknife.squared_errors(measured) * shots
         for place, one in enumerate(together):
             found[one] = result.data.evs[place]
             metadata[one] = {"variance": float(variances[place]), "shots": shots, **_told(result, place)}
@@ -85,38 +82,6 @@ def _alike(circuits: list[Any], points: list[Any]) -> list[list[int]]:
         else:
             groups.append([number])
     return groups
-
-
-def _squared_errors(measured: Any) -> Any:
-    """The squared standard error of each value, by leaving out a part of what was measured at a time (jackknife).
-
-    So it has in it what terms that were measured together have in common, and what calibration and extrapolation add.
-    """
-    left = np.array([mitigation.finished(part).data.evs for part in _parts(measured)])
-    return (len(left) - 1) / len(left) * np.sum((left - left.mean(axis=0)) ** 2, axis=0)
-
-
-def _parts(measured: Any) -> Iterator[Any]:
-    """What was measured, with another block of randomizations left out each time; without any, a block of shots."""
-    randomizations = [len(item["_meas"]) for item in measured]
-    count = min(randomizations)
-    if count == 1:
-        count = min(item["_meas"].shape[-2] for item in measured)
-    count = min(count, BLOCKS)
-    for block in range(count):
-        items = []
-        for item, number in zip(measured, randomizations, strict=True):
-            if number > 1:
-                kept = _without(number, block, count)
-                items.append({name: array[kept] for name, array in item.items()})
-            else:
-                kept = _without(item["_meas"].shape[-2], block, count)
-                items.append({**item, "_meas": item["_meas"][..., kept, :]})
-        yield QuantumProgramResult(items, passthrough_data=measured.passthrough_data)
-
-
-def _without(length: int, block: int, count: int) -> Any:
-    return np.flatnonzero(np.arange(length) % count != block)
 
 
 def _told(result: Any, place: int) -> dict[str, Any]:

@@ -8,10 +8,12 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import jackknife
 import learning
 import numpy as np
 import quantum_programs
 from backends import seed_of
+from qiskit.primitives.containers import DataBin
 from qiskit.primitives.containers.estimator_pub import EstimatorPub
 from qiskit_ibm_runtime.decoders.executor_estimator.decoder import ClientSideEstimatorDecoder
 from qiskit_ibm_runtime.executor_estimator.finalize_options import finalize_estimator_options
@@ -68,7 +70,13 @@ class Estimator:
 
     def run(self, pub: EstimatorPub, number: int) -> Any:
         """The result of the job's PUB of that number."""
-        return finished(self.measured(pub, number))
+        measured = self.measured(pub, number)
+        result = finished(measured)
+        if self._task is PEC:
+            # A randomization's sign is common to all terms, which the post-processing takes for independent.
+            fields = {**result.data, "stds": np.sqrt(jackknife.squared_errors(measured))}
+            result = type(result)(DataBin(**fields, shape=result.data.shape), result.metadata)
+        return result
 
     def measured(self, pub: EstimatorPub, number: int) -> Any:
         """What was measured of the job's PUB of that number, a `QuantumProgramResult`."""
@@ -79,7 +87,10 @@ class Estimator:
             program, _ = prepare([pub], self._options, backend=self._backend)
         if self._task is PEC:
             program.passthrough_data[_TOLD] = {"pec": self._overhead(program, rates)}
-        return quantum_programs.run(self._backend, program, seed)
+        result = quantum_programs.run(self._backend, program, seed)
+        if self._task is PEC and "pauli_signs" not in result[0]:  # no layer, so nothing to cancel; signs are missed
+            result[0]["pauli_signs"] = np.zeros((*result[0]["_meas"].shape[:2], 0), dtype=bool)
+        return result
 
     def _amplify(self, circuit: Any) -> float:
         """Puts the noise of the circuit's layers into the options; returns the sum of all rates in the circuit."""
