@@ -93,7 +93,12 @@ class Gateways:
             await asyncio.sleep(LOOK_SECONDS)
 
     async def run(self) -> None:
-        """Keeps every gateway alive, until it is cancelled: they go on then."""
+        """Keeps every gateway alive, until it is cancelled: they go on then. Those of backends that are not offered any
+        more are ended."""
+        for lock in self._folder.glob("*.lock"):
+            if lock.name.removesuffix(".lock") not in self._kept and _holder(lock) is not None:
+                log.info("the gateway %s is of no backend any more: it is ended", lock.name.removesuffix(".lock"))
+                await _end(lock)
         await asyncio.gather(*(self._keep(kept) for kept in self._kept.values()))
 
     async def end(self) -> None:

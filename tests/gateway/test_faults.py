@@ -67,7 +67,8 @@ def test_a_provider_that_kills_its_process_is_a_reason_too(machine: Lab) -> None
 
 
 def test_a_provider_that_hangs_is_a_reason_and_its_gateway_begins_anew(machine: Lab) -> None:
-    pid = until(lambda: machine.gateway_pid("hasty"))
+    until(lambda: machine.service.backend("hasty").operational)
+    pid = machine.gateway_pid("hasty")
     with pytest.raises(JobFailed, match="the provider of 'hasty' has not come back within 1 s") as caught:
         machine.service.run("patient", {"name": "hang"}, {"backend": "hasty"}).result(timeout=60)
     assert caught.value.reason_code == ReasonCode.BACKEND_LOST
@@ -120,6 +121,7 @@ def test_a_new_calibration_shows_as_a_new_date_and_an_old_one_does_not(machine: 
 
 
 def test_a_job_goes_on_while_the_server_is_away_and_finds_the_same_gateway(machine: Lab) -> None:
+    until(lambda: machine.service.backend("machine").operational)
     pid = machine.gateway_pid()
     job = machine.service.run("patient", {}, {"backend": "machine"})
     until(lambda: machine.log())
@@ -129,6 +131,22 @@ def test_a_job_goes_on_while_the_server_is_away_and_finds_the_same_gateway(machi
     assert machine.gateway_pid() == pid
     machine.service.run("measures", {}, {"backend": "machine"}).result(timeout=60)
     assert "runs already" in machine.runtime.server_log
+
+
+def test_one_whose_backend_has_changed_is_another_one_and_one_whose_backend_has_gone_ends(tmp_path: Path) -> None:
+    def entries(made: Lab) -> str:
+        return made.entry() + made.entry("gone.soon")
+
+    with lab(tmp_path, entries) as made:
+        for name in ("machine", "gone.soon"):
+            until(lambda name=name: made.service.backend(name).operational)
+        before, gone = made.gateway_pid(), made.gateway_pid("gone.soon")
+        made.runtime.kill_server()
+        (tmp_path / "backends.toml").write_text(made.entry().replace("folder =", "qubits = 3, folder ="))
+        made.runtime.start_server()
+        until(lambda: made.service.backend("machine").num_qubits == 3)
+        assert made.gateway_pid() != before
+        until(lambda: not Path(f"/proc/{gone}").exists())
 
 
 def test_one_that_is_not_there_says_what_it_lacks(tmp_path: Path) -> None:
