@@ -6,9 +6,10 @@ import asyncio
 import dataclasses
 import os
 import shutil
+import time
 from pathlib import Path
 
-from bus.conftest import World
+from bus.conftest import World, until
 
 from neartime.contract import subjects
 from neartime.contract.events import Envelope
@@ -63,6 +64,22 @@ async def test_a_nats_server_that_has_lost_all_that_it_had_is_told_it_again(worl
                 await asyncio.sleep(0.2)
     access = world.bus.reader_access(world.other, 60)
     assert await world.enters(access.credential, access.inbox), "the other instance, which says nothing, is there, too"
+
+
+async def test_what_another_server_has_revoked_stays_so_when_nats_is_back(world: World) -> None:
+    """The one that did not do it remembers less, and tells NATS what it knows, too."""
+    access, user = world.bus.worker_credential(world.instance, world.worker_id, world.session, 3600)
+    assert await world.enters(access.credential, access.inbox)
+    other = Bus(world.settings, world.keys)
+    await other.connect(world.server.url)
+    await other.revoke(world.instance, {user: int(time.time()) + 60})
+    assert not await world.enters(access.credential, access.inbox)
+    await other.close()
+    world.server.kill()
+    await world.server.start()
+    await until(lambda: world.bus.connected)
+    await asyncio.sleep(1)  # it has told what it tells
+    assert not await world.enters(access.credential, access.inbox)
 
 
 async def test_a_server_whose_quotas_are_larger_has_its_way_after_one_of_before_has_told_its_own(

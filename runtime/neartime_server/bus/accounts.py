@@ -90,10 +90,8 @@ class Accounts:
                 return
             key = self._keys.account(instance_id)
             told = _body((await self._request(_LOOKUP.format(key.public), b"")).decode())
-            there = told.get("revocations") or {}
-            void = {**there, **(known or {})}
-            due = self._disk_bytes, claims.imports(instance_id, self._keys.platform.public), void
-            if due != (told.get("limits", {}).get("disk_storage"), told.get("imports"), there):
+            void, same = self._merged(instance_id, told, known or {})
+            if not same:
                 await self._push(instance_id, key, void)
             self._revocations[instance_id] = void
             self._unsure.discard(instance_id)
@@ -144,11 +142,27 @@ class Accounts:
             self._telling.spawn(lambda: self._push_all(link), link)
 
     async def _push_all(self, link: Link) -> None:
+        """What is missing is told, and nothing is taken back: another server may have revoked more."""
         await self._offer_platform(link)
-        for instance_id, void in self._revocations.items():
-            key = self._keys.account(instance_id)
-            token = self._token(instance_id, key, void)
-            await link.client.request(_UPDATE, token.encode(), timeout=REQUEST_SECONDS)
+        for instance_id in list(self._revocations):
+            while (known := self._revocations.get(instance_id)) is not None:
+                key = self._keys.account(instance_id)
+                asked = await link.client.request(_LOOKUP.format(key.public), b"", timeout=REQUEST_SECONDS)
+                void, same = self._merged(instance_id, _body(bytes(asked.data).decode()), known)
+                if not same:
+                    token = self._token(instance_id, key, void)
+                    await link.client.request(_UPDATE, token.encode(), timeout=REQUEST_SECONDS)
+                if self._revocations.get(instance_id) is known:
+                    break  # else more was revoked meanwhile
+
+    def _merged(
+        self, instance_id: str, told: Mapping[str, Any], known: Mapping[str, int]
+    ) -> tuple[dict[str, int], bool]:
+        """What is void by what NATS was told and by what is known here; and whether NATS knows that, and the rest."""
+        there: dict[str, int] = told.get("revocations") or {}
+        void = {**there, **known}
+        due = self._disk_bytes, claims.imports(instance_id, self._keys.platform.public), void
+        return void, due == (told.get("limits", {}).get("disk_storage"), told.get("imports"), there)
 
     def _token(self, instance_id: str, key: KeyPair, void: Mapping[str, int]) -> str:
         platform = self._keys.platform.public

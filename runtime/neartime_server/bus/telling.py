@@ -10,6 +10,7 @@ from typing import Final
 from neartime.errors import NeartimeError
 from neartime.stream import Link
 from neartime.stream.link import AWAY
+from neartime_server.errors import ServerError
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ class Telling:
         while link.client.is_connected:  # whenever it is back, this begins anew
             try:
                 await tell()
-            except (*AWAY, NeartimeError) as error:
+            except (*AWAY, NeartimeError, ServerError) as error:
                 log.info("NATS did not take what it is told again: %s", error)
             else:
                 return
