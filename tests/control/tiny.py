@@ -267,6 +267,9 @@ class TinyExecutor:
     async def prepare(self, environment: object) -> None:
         pass
 
+    async def stand_by(self, environment: object) -> None:
+        pass
+
     async def forget(self, worker_id: str) -> None:
         self.exited.pop(worker_id, None)
 
