@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from pydantic import BaseModel
 from qiskit import QuantumCircuit
+from qiskit.circuit import Parameter
 from qiskit.primitives import PrimitiveResult, StatevectorEstimator
 from qiskit.providers import BackendV2, Options
 from qiskit.providers.fake_provider import GenericBackendV2
@@ -196,6 +197,61 @@ def test_a_circuit_without_layers_has_nothing_to_cancel(tmp_path: Path, resilien
     result = program("estimator-mitigated", tmp_path).main(noisy({}, 0.02), Messenger(), [(circuit, "IZ")], options)
     assert result[0].data.evs == pytest.approx(-1, abs=0.02)
     assert len(result.metadata["layer_noise_model"]) == 0
+
+
+GATES: dict[str, Callable[[QuantumCircuit, Parameter], Any]] = {
+    "ry": lambda circuit, angle: circuit.ry(angle, 0),
+    "p": lambda circuit, angle: circuit.p(angle, 0),
+    "u": lambda circuit, angle: circuit.u(angle, 0.2, angle / 2, 1),
+    "crx": lambda circuit, angle: circuit.crx(angle, 0, 1),
+    "rxx": lambda circuit, angle: circuit.rxx(angle, 1, 0),
+    "swap": lambda circuit, angle: (circuit.rx(angle, 0), circuit.swap(0, 1)),
+    "unitary": lambda circuit, angle: (circuit.rz(angle, 0), circuit.unitary(np.fliplr(np.eye(4)), [0, 1])),
+}
+"""Which a simulator takes, and Qiskit Runtime's preparation does not."""
+
+
+@pytest.mark.parametrize("gate", list(GATES))
+def test_gates_of_a_simulator_that_are_not_drawn_at_random_are_written_in_others(gate: str, tmp_path: Path) -> None:
+    circuit = QuantumCircuit(2)
+    circuit.h(0)
+    GATES[gate](circuit, Parameter("angle"))
+    circuit.cx(0, 1)
+    pub = (circuit, ["ZZ", "XI", "YX"], [0.7])
+    exact = StatevectorEstimator().run([pub], precision=0).result()[0].data.evs
+    backend, seeded = AerSimulator(), {"simulator": {"seed_simulator": 2}, "default_precision": 0.005}
+    estimator = program("estimator-mitigated", tmp_path / "v2")
+    for options in ({"resilience_level": 1}, {"resilience_level": 2}, {"twirling": {"enable_gates": True}}):
+        found = estimator.main(backend, Messenger(), [pub], {**options, **seeded})[0].data
+        assert np.allclose(found.evs, exact, atol=0.1), options
+    first = program("estimator-v1", tmp_path / "v1")
+    found = first.main(backend, Messenger(), [circuit] * 3, pub[1], [pub[2]] * 3, seed=2)
+    assert np.allclose(found["values"], exact, atol=0.1)
+    measured = circuit.measure_all(inplace=False)
+    sampler = program("sampler-mitigated", tmp_path / "sampler")
+    twirled = {"twirling": {"enable_gates": True}, "simulator": seeded["simulator"]}
+    bits = sampler.main(backend, Messenger(), [(measured, [0.7], 4000)], twirled)
+    assert bits[0].data.meas.expectation_values("ZZ") == pytest.approx(exact[0], abs=0.1)
+
+
+def test_an_error_where_no_sign_was_negative_is_what_signs_can_add(tmp_path: Path) -> None:
+    circuit = QuantumCircuit(2)
+    circuit.cx(0, 1)
+    rates = {"ZI": 0.01}
+    layer = LayerError(circuit, [0, 1], PauliLindbladError(PauliList(list(rates)), list(rates.values())))
+    for seed in range(6):
+        options = {
+            "resilience": {"pec_mitigation": True, "layer_noise_model": [layer]},
+            "twirling": {"num_randomizations": 20, "shots_per_randomization": 200},
+            "simulator": {"seed_simulator": seed},
+        }
+        estimator = program("estimator-mitigated", tmp_path / str(seed))
+        result = estimator.main(noisy(rates, 0.0), Messenger(), [(circuit, "ZI")], options)
+        gamma = result[0].metadata["resilience"]["pec"]["gamma"]
+        assert gamma == pytest.approx(np.exp(0.02))
+        error = np.sqrt((gamma**2 - 1) / 20)
+        assert result[0].data.stds > 0.9 * error
+        assert abs(result[0].data.evs - 1) < 4 * result[0].data.stds
 
 
 class Machine(BackendV2):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import basis
 import mitigation
 from delivery import Delivery
 from observables import in_paulis
@@ -29,7 +30,7 @@ def main(
     if resilience_level is not None:
         chosen["resilience_level"] = resilience_level
     mitigated = mitigation.Estimator(backend, chosen)
-    asked = coerced(EstimatorPub, pubs, precision, backend)
+    asked = [basis.pub_of(pub, backend) for pub in coerced(EstimatorPub, pubs, precision, backend)]
     learnt = mitigated.learn([pub.circuit for pub in asked])
     delivery = Delivery(user_messenger, len(asked), stream)
     for number, pub in enumerate(asked):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import basis
 import isa
-import jackknife
 import mitigation
 import numpy as np
 from observables import in_paulis
@@ -42,6 +42,7 @@ def main(
     points = [np.asarray(point, dtype=float) for point in values]
     for number, circuit in enumerate(circuits):
         isa.require(circuit, backend, f"circuits[{number}]")
+    circuits = [basis.drawable(circuit, backend) for circuit in circuits]
     options = {**_options(resilience_level, resilience or {}), "default_shots": shots}
     estimator = mitigation.Estimator(backend, {**options, "simulator": {"seed_simulator": seed}})
     estimator.learn(circuits)
@@ -52,7 +53,7 @@ def main(
         pub = EstimatorPub.coerce((circuits[first], [observables[one] for one in together], points[first]))
         measured = estimator.measured(in_paulis(pub), number)
         result = mitigation.finished(measured)
-        variances = jackknife.squared_errors(measured) * shots
+        variances = mitigation.squared_errors(measured, result.data.evs) * shots
         for place, one in enumerate(together):
             found[one] = result.data.evs[place]
             metadata[one] = {"variance": float(variances[place]), "shots": shots, **_told(result, place)}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import basis
 import isa
 import learning
 from backends import seed_of
@@ -46,6 +47,7 @@ def main(
 def _of_circuits(backend: Any, messenger: Any, circuits: list[Any], options: dict[str, Any]) -> NoiseLearnerResult:
     for number, circuit in enumerate(circuits):
         isa.require(circuit, backend, f"circuits[{number}]")
+    circuits = [basis.drawable(circuit, backend) for circuit in circuits]
     how = learning.boxing(TwirlingOptions(strategy=options.get("twirling_strategy", STRATEGY)), True)
     layers = [layer for circuit in circuits for layer in learning.layers_of(circuit, how)]
     seed = seed_of(options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import basis
 import quantum_programs
 from backends import seed_of
 from delivery import Delivery
@@ -26,7 +27,7 @@ def main(
 ) -> Any:
     options = options or {}
     chosen, seed = SamplerOptions(**options), seed_of(options)
-    asked = coerced(SamplerPub, pubs, shots, backend)
+    asked = [basis.pub_of(pub, backend) for pub in coerced(SamplerPub, pubs, shots, backend)]
     delivery = Delivery(user_messenger, len(asked), stream)
     for number, pub in enumerate(asked):
         program, _ = prepare([pub], chosen, backend=backend)

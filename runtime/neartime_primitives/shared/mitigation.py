@@ -74,7 +74,7 @@ class Estimator:
         result = finished(measured)
         if self._task is PEC:
             # A randomization's sign is common to all terms, which the post-processing takes for independent.
-            fields = {**result.data, "stds": np.sqrt(jackknife.squared_errors(measured))}
+            fields = {**result.data, "stds": np.sqrt(squared_errors(measured, result.data.evs))}
             result = type(result)(DataBin(**fields, shape=result.data.shape), result.metadata)
         return result
 
@@ -114,6 +114,20 @@ class Estimator:
             "noise_gain": max(0.0, 1.0 - float(np.log(gamma)) / (2 * rates)) if rates else 1.0,
             "num_randomizations": int(program.items[0].shape[0]),
         }
+
+
+def squared_errors(measured: Any, values: Any) -> Any:
+    """The squared standard error of each expectation value of a PUB, from what was measured of it.
+
+    Where noise is cancelled it is not below what the signs alone add. Of few randomizations none may have been
+    negative: what was measured scatters less then than it might have. Signs are independent, with mean 1/gamma, so the
+    variance of gamma times a sign is gamma² - 1.
+    """
+    found = jackknife.squared_errors(measured)
+    if (told := measured.passthrough_data.get(_TOLD)) is None:
+        return found
+    pec = told["pec"]
+    return np.maximum(found, (pec["gamma"] ** 2 - 1) * np.square(values) / pec["num_randomizations"])
 
 
 def finished(measured: Any) -> Any:
