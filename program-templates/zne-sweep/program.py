@@ -4,6 +4,7 @@ Noise is made stronger by folding: a two-qubit gate G becomes G G⁻¹ G, which 
 (arXiv:2005.10921). Readout errors are not amplified, so what they shift stays.
 """
 
+import logging
 from typing import Annotated, Literal
 
 import numpy as np
@@ -15,6 +16,8 @@ from qiskit.transpiler import generate_preset_pass_manager
 from scipy.optimize import curve_fit
 
 from neartime import types
+
+log = logging.getLogger(__name__)
 
 LARGEST_EXACT = 12
 """Qubits up to which the value without noise is computed too, from the state vector."""
@@ -184,6 +187,8 @@ def main(backend, user_messenger, inputs: Inputs) -> Result:
         gates = sum(len(one.qubits) == 2 for one in noisier.data)
         points.append(Interim(noise_factor=factor, value=float(data.evs), std=float(data.stds), two_qubit_gates=gates))
         user_messenger.publish(points[-1])
+    if np.ptp([one.value for one in points]) < 3 * max(one.std for one in points):
+        log.warning("the points differ by no more than their errors: is there noise? generic_5q, for one, has some")
     return Result(
         points=points,
         extrapolated=[extrapolated(name, points, inputs.precision) for name in inputs.extrapolators],

@@ -211,6 +211,8 @@ class Child:
             return ReasonCode.OUT_OF_MEMORY, reason, True
         if isinstance(error, EncodeError | InvalidResult):
             return ReasonCode.INVALID_RESULT, reason, True
+        if isinstance(error, ModuleNotFoundError):
+            reason += "\nName the package that has it in `requirements` of program.toml, and upload the program again."
         return ReasonCode.PROGRAM_ERROR, reason, True
 
     # --- being stopped

@@ -138,8 +138,8 @@ def _workplace(settings: Settings, backends: Backends, keys: Keys) -> tuple[Exec
         return containers.executor(settings), containers.builder(settings)
     except ModuleNotFoundError as error:
         name = settings.executor
-        message = f"NEARTIME_EXECUTOR={name} needs the package {error.name!r}: pip install 'neartime[{name}]'"
-        raise ConfigurationError(message) from error
+        remedy = f"in a clone of Neartime's repository, pip install '.[{name}]'"
+        raise ConfigurationError(f"NEARTIME_EXECUTOR={name} needs the package {error.name!r}: {remedy}") from error
 
 
 async def ensure_owner(settings: Settings, store: Store, keys: Keys) -> str:

@@ -59,7 +59,7 @@ def test_values_that_can_not_be_are_refused_with_their_place() -> None:
     assert faults(EstimatorOptions, {"dynamical_decoupling": {"sequence_type": "YY"}})[0].startswith(
         "options.dynamical_decoupling.sequence_type: Input should be 'XX', 'XpXm' or 'XY4'"
     )
-    with pytest.raises(ValidationError):
+    with pytest.raises(ValueError, match=r"^default_precision: Input should be greater"):
         EstimatorOptions().default_precision = -1
 
 
@@ -117,3 +117,21 @@ def test_what_was_not_set_is_not_sent() -> None:
     options = SamplerOptions.of({"simulator": {"seed_simulator": 3}, "environment": {"job_tags": ["x"]}})
     assert options.for_program() == {"simulator": {"seed_simulator": 3}}
     assert options.for_job() == {"log_level": "WARNING", "job_tags": ["x"]}
+
+
+def test_what_was_set_one_after_the_other_and_does_not_go_together_is_refused_before_it_is_sent() -> None:
+    options = EstimatorOptions()
+    options.resilience_level = 2
+    options.resilience.pec_mitigation = True
+    with pytest.raises(InvalidInput, match=r"pec_mitigation: it takes the place of extrapolation.*resilience_level=1"):
+        options.for_program()
+    options.resilience_level = 1
+    assert options.for_program()["resilience"] == {"pec_mitigation": True}
+
+
+def test_a_value_that_can_not_be_is_told_in_plain_words_when_it_is_set() -> None:
+    options = EstimatorOptions()
+    with pytest.raises(ValueError, match=r"^noise_factors: ") as refused:
+        options.resilience.zne.noise_factors = "x"  # type: ignore[assignment]
+    assert "pydantic" not in str(refused.value)
+    assert "\n" not in str(refused.value)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from qiskit import QuantumCircuit
 from sqlalchemy import Connection
 
 import neartime_primitives
 from neartime import packaging
 from neartime_server import preinstalled
 from neartime_server.store import Store, blobs, instances, programs
+from neartime_server.testing import Runtime
 
 NAMES = [
     "circuit-runner",
@@ -92,3 +95,17 @@ def test_an_installed_package_brings_them_along() -> None:
         assert (neartime_primitives.FOLDER / name / "program.py").is_file()
     assert neartime_primitives.names() == NAMES
     assert all(one.manifest.description for one in preinstalled.packaged())
+
+
+@pytest.mark.timeout(120)
+def test_a_job_whose_environment_is_made_says_so() -> None:
+    with Runtime() as runtime, runtime.service() as service:
+        job = service.run("noise-learner", {"circuits": [QuantumCircuit(2)]}, {"backend": "generic_5q"})
+        said = set()
+        while not any("its environment, which is made once: " in text for text in said):
+            said.add(service.job(job.job_id()).view.waits_for or "")
+            said |= {entry.waits_for or "" for entry in service.queue()}
+            time.sleep(0.05)
+        job.cancel()
+        job.wait_for_final_state(60)
+        assert service.job(job.job_id()).view.waits_for is None

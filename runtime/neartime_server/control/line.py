@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Row, Table, select
@@ -20,15 +20,22 @@ from neartime_server.store.tables import instances, programs
 class Line:
     """Tells of each job that waits its place in its backend's queue, and what it waits for."""
 
-    def __init__(self, store: Store, backends: Backends, defaults: Limits) -> None:
+    def __init__(
+        self, store: Store, backends: Backends, defaults: Limits, building: Callable[[str], str | None]
+    ) -> None:
+        """
+        Args:
+            building: what is being done for the environment of a job whose worker is started, where this server knows.
+        """
         self._store, self._backends, self._defaults = store, backends, defaults
+        self._building = building
 
     async def placed(self, views: Sequence[JobView]) -> list[JobView]:
         """The jobs, with their places."""
         if not any(view.status is JobStatus.QUEUED for view in views):
             return list(views)
         places = self._lines(await self._store.read(lambda connection: look(connection, self._defaults, None)))
-        return [_placed(view, places.get(view.id)) for view in views]
+        return [self._placed(view, places.get(view.id)) for view in views]
 
     async def entries(self, instance_id: str | None, backend: str | None = None) -> list[QueueEntry]:
         """What runs and what waits, of one instance or of all: by backend, what runs, then what waits in its order."""
@@ -43,7 +50,10 @@ class Line:
 
         view, mine, owners, names = await self._store.read(read)
         places = self._lines(view)
-        found = [_entry(row, places.get(row.id), owners[row.instance_id], names[row.program_id]) for row in mine]
+        found = [
+            _entry(row, places.get(row.id), owners[row.instance_id], names[row.program_id], self._begins(row.id))
+            for row in mine
+        ]
         return sorted(found, key=lambda one: (one.backend, one.position or 0, one.id))
 
     def _lines(self, view: View) -> dict[str, schedule.Place]:
@@ -52,18 +62,25 @@ class Line:
         backends = {row.backend for row in view.jobs if row.worker_id is None}
         return {place.job.id: place for backend in backends for place in schedule.line(shown, backend)}
 
+    def _placed(self, view: JobView, place: schedule.Place | None) -> JobView:
+        if view.status is not JobStatus.QUEUED:
+            return view
+        if place is None:
+            return view.model_copy(update={"waits_for": self._begins(view.id)})
+        return view.model_copy(update={"position": place.position, "waits_for": place.waits_for})
 
-def _placed(view: JobView, place: schedule.Place | None) -> JobView:
-    if view.status is not JobStatus.QUEUED or place is None:
-        return view
-    return view.model_copy(update={"position": place.position, "waits_for": place.waits_for})
+    def _begins(self, job_id: str) -> str:
+        """What a job waits for that was given a worker."""
+        told = self._building(job_id)
+        return "its worker, which is being started" if told is None else f"its environment, which is made once: {told}"
 
 
 def _names(connection: Connection, table: Table, ids: set[str]) -> dict[str, str]:
     return {row.id: row.name for row in connection.execute(select(table.c.id, table.c.name).where(table.c.id.in_(ids)))}
 
 
-def _entry(row: Row[Any], place: schedule.Place | None, instance: str, program: str) -> QueueEntry:
+def _entry(row: Row[Any], place: schedule.Place | None, instance: str, program: str, begins: str) -> QueueEntry:
+    waits_for = begins if JobStatus(row.status) is JobStatus.QUEUED else None
     return QueueEntry(
         id=row.id,
         instance=instance,
@@ -73,7 +90,7 @@ def _entry(row: Row[Any], place: schedule.Place | None, instance: str, program: 
         status=JobStatus(row.status),
         priority=row.priority,
         position=place.position if place else None,
-        waits_for=place.waits_for if place else None,
+        waits_for=place.waits_for if place else waits_for,
         created=utc(row.created),
         started=utc(row.started) if row.started else None,
     )

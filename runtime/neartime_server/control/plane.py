@@ -77,7 +77,7 @@ class Control:
         self._defaults = limits.defaults(settings)
         self._acting: Reign | None = None
         self._closing = False
-        self.line = Line(store, backends, self._defaults)
+        self.line = Line(store, backends, self._defaults, self._building)
         """Where waiting jobs stand."""
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -472,6 +472,9 @@ class Control:
         return await self._store.read(partial(leases.find, backends=self._backends, backend=backend, question=question))
 
     # --- acting
+
+    def _building(self, job_id: str) -> str | None:
+        return self._acting.workers.building(job_id) if self._acting is not None else None
 
     async def _reign(self) -> None:
         workers = Workers(

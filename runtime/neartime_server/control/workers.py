@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Final
 
 from sqlalchemy import Connection, Row
@@ -90,6 +91,13 @@ class Workers:
         self._starting: dict[str, asyncio.Task[None]] = {}
         self._stopping: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._building: dict[str, str] = {}
+        """What is being done for the environment of a worker that is started."""
+
+    def building(self, job_id: str) -> str | None:
+        """What is being done for the environment of a job's worker, in the builder's words; None where it is there."""
+        worker = self.fleet.jobs.get(job_id)
+        return None if worker is None else self._building.get(worker.id)
 
     async def close(self) -> None:
         """Ends what is under way here; workers go on."""
@@ -200,7 +208,8 @@ class Workers:
         try:
             version, files = await self._store.read(lambda connection: _program(connection, worker.version_id))
             config = self._backends.get(session.backend)
-            built = await self._builder.build(source(self._store, version))
+            told = partial(self._building.__setitem__, worker.id)
+            built = await self._builder.build(source(self._store, version), told)
             if not (version.environment or version.image) and (built.digest or built.image):  # saved without a build
                 new = (version.id, built.digest, built.lock, built.image)
                 await self._store.run(lambda connection: programs.keep_build(connection, *new))
@@ -230,6 +239,7 @@ class Workers:
             log.exception("starting worker %s", worker.id)
             await self.end(worker.id, None, ReasonCode.INTERNAL_ERROR, f"no worker could be started: {error!r}")
         finally:
+            self._building.pop(worker.id, None)
             worker.heard = self._now()
 
     # --- what is heard

@@ -28,7 +28,7 @@ from neartime.contract.streams import StreamAccess
 from neartime.contract.version import CONTRACT_VERSION
 from neartime.errors import ConfigurationError, ConnectionFailed, IncompatibleVersion, NeartimeError
 
-INSTALL_LOCAL = "Install it with: pip install 'neartime[local]'"
+INSTALL_LOCAL = "Install it in a clone of Neartime's repository: pip install '.[local]'"
 SERVER_PYTHON = (3, 11)
 OLDEST_QISKIT = Version("1.4.2")
 OLDEST_NATS = Version("2.11")
@@ -169,7 +169,12 @@ def _containers(environment: Mapping[str, str]) -> Iterator[Check]:
     command = [sys.executable, "-m", "neartime_server", "check"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=dict(environment))
     if done.returncode:
-        yield Check("containers", False, done.stderr.strip().splitlines()[-1], "pip install 'neartime[docker]'")
+        yield Check(
+            "containers",
+            False,
+            done.stderr.strip().splitlines()[-1],
+            "in a clone of Neartime's repository: pip install '.[docker]'",
+        )
         return
     for row in json.loads(done.stdout):
         yield Check(**row)

@@ -158,6 +158,7 @@ def show(context: typer.Context, job_id: JobId, as_json: Json = False) -> None:
     shown["version"] = view.program.version
     if view.position is not None:
         shown["place in queue"] = view.position
+    if view.waits_for is not None:
         shown["waits for"] = view.waits_for
     if view.state.reason_code:
         shown["reason"] = f"{view.state.reason_code.value}: {view.state.reason}"

@@ -55,7 +55,10 @@ class Options(BaseModel):
     def __setattr__(self, name: str, value: Any) -> None:
         if name not in type(self).model_fields and not name.startswith("_"):
             raise ValueError(self._unknown(name))
-        super().__setattr__(name, value)
+        try:
+            super().__setattr__(name, value)
+        except ValidationError as error:
+            raise ValueError("; ".join(dict.fromkeys(_told(name, one["msg"]) for one in error.errors()))) from None
 
     @classmethod
     def of(cls: type[O], options: O | Mapping[str, Any] | None) -> O:
@@ -79,6 +82,11 @@ class Options(BaseModel):
                 for one in error.errors()
             ]
             raise InvalidInput("The options can't be used.", faults) from error
+
+
+def _told(name: str, message: str) -> str:
+    message = message.removeprefix("Value error, ")
+    return message if message.startswith(name) else f"{name}: {message}"
 
 
 class DynamicalDecouplingOptions(Options):
@@ -308,6 +316,10 @@ class EstimatorOptions(_Shared):
 
     @model_validator(mode="after")
     def _level(self) -> EstimatorOptions:
+        self._go_together()
+        return self
+
+    def _go_together(self) -> None:
         if self.resilience_level == 3:
             raise ValueError("resilience_level: 3 was V1's; what it did is resilience.pec_mitigation in V2")
         if self.resilience_level not in (0, 1, 2):
@@ -317,7 +329,18 @@ class EstimatorOptions(_Shared):
         if resilience.pec_mitigation and extrapolates:
             raise ValueError("resilience.pec_mitigation: it takes the place of extrapolation, which level 2 has: set "
                              "resilience_level=1, or resilience.zne_mitigation=False")  # fmt: skip
-        return self
+
+    def for_program(self) -> dict[str, Any]:
+        """What the program is told: all that was set.
+
+        Raises:
+            InvalidInput: what was set, one after the other, does not go together.
+        """
+        try:
+            self._go_together()
+        except ValueError as error:
+            raise InvalidInput("The options can't be used.", [Fault(path="options", message=str(error))]) from None
+        return super().for_program()
 
     @property
     def asks_for_mitigation(self) -> bool:
