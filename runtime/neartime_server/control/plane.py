@@ -85,7 +85,8 @@ class Control:
         """Begins to act as soon as no other server does."""
         self._bus.on_beat(self._beat)
         self._bus.on_fetch(self._fetch)
-        await self._bus.serve_gateways(self._lease)
+        if self._backends.gateways():
+            await self._bus.serve_gateways(self._lease)
         self._spawn(self._leadership.run())
         self._spawn(self._prepare_base())
 
@@ -497,14 +498,14 @@ class Control:
 
     async def _prepare_base(self) -> None:
         """What programs without requirements run in stands ready before the first job comes."""
-        for pause in PREPARE_PAUSES:
+        for pause in (0.0, *PREPARE_PAUSES):
+            await asyncio.sleep(pause)
             try:
                 if (own := await self._builder.ready()) is not None:
                     await self._executor.stand_by(own)
                 return
             except ServerError as error:
                 log.warning("the base environment could not be prepared: %s", error)
-            await asyncio.sleep(pause)
 
     def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.create_task(work)
