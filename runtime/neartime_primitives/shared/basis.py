@@ -31,8 +31,11 @@ def drawable(circuit: QuantumCircuit, backend: Any) -> QuantumCircuit:
     kept = {gate.name for gate in gates} - strange
     manager = generate_preset_pass_manager(0, basis_gates=sorted({*kept, *PLAIN, two}))
     found = manager.run(circuit)
-    found.global_phase = 0.0  # no expectation value and no sample knows of it, and a parameter in it can't be drawn
-    return found if found.parameters == circuit.parameters else manager.run(circuit)
+    # No expectation value and no sample knows of the phase, and a parameter in it can't be drawn.
+    phase, found.global_phase = found.global_phase, 0.0
+    if found.parameters != circuit.parameters:  # one that is in the phase alone: values are given for it, too
+        found.global_phase = phase
+    return found
 
 
 def pub_of(pub: EstimatorPub | SamplerPub, backend: Any) -> Any:

@@ -26,7 +26,6 @@ def find(connection: Connection, *, backends: Backends, backend: str, question: 
         return Lease(held=False, reason=f"its job is to end: {row.cancel_reason}")
     session = sessions.find(connection, question.instance_id, row.session_id)
     dedicated = session is None or session.mode == SessionMode.DEDICATED.value
-    known = row.backend in backends.names()
-    if not known:
+    if row.backend not in backends.names():
         return Lease(held=False, reason=f"the backend {row.backend!r} is not offered any more")
     return Lease(held=True, alone=dedicated or backends.get(row.backend).parallelism == 1)

@@ -50,10 +50,7 @@ class Line:
 
         view, mine, owners, names = await self._store.read(read)
         places = self._lines(view)
-        found = [
-            _entry(row, places.get(row.id), owners[row.instance_id], names[row.program_id], self._begins(row.id))
-            for row in mine
-        ]
+        found = [self._entry(row, places.get(row.id), owners[row.instance_id], names[row.program_id]) for row in mine]
         return sorted(found, key=lambda one: (one.backend, one.position or 0, one.id))
 
     def _lines(self, view: View) -> dict[str, schedule.Place]:
@@ -65,32 +62,34 @@ class Line:
     def _placed(self, view: JobView, place: schedule.Place | None) -> JobView:
         if view.status is not JobStatus.QUEUED:
             return view
-        if place is None:
-            return view.model_copy(update={"waits_for": self._begins(view.id)})
-        return view.model_copy(update={"position": place.position, "waits_for": place.waits_for})
+        position = place.position if place else None
+        return view.model_copy(update={"position": position, "waits_for": self._waits_for(view.id, view.status, place)})
 
-    def _begins(self, job_id: str) -> str:
-        """What a job waits for that was given a worker."""
+    def _entry(self, row: Row[Any], place: schedule.Place | None, instance: str, program: str) -> QueueEntry:
+        status = JobStatus(row.status)
+        return QueueEntry(
+            id=row.id,
+            instance=instance,
+            backend=row.backend,
+            program=program,
+            session_id=row.session_id,
+            status=status,
+            priority=row.priority,
+            position=place.position if place else None,
+            waits_for=self._waits_for(row.id, status, place),
+            created=utc(row.created),
+            started=utc(row.started) if row.started else None,
+        )
+
+    def _waits_for(self, job_id: str, status: JobStatus, place: schedule.Place | None) -> str | None:
+        """Of a job that is queued: it has a place, or else a worker."""
+        if status is not JobStatus.QUEUED:
+            return None
+        if place is not None:
+            return place.waits_for
         told = self._building(job_id)
         return "its worker, which is being started" if told is None else f"its environment, which is made once: {told}"
 
 
 def _names(connection: Connection, table: Table, ids: set[str]) -> dict[str, str]:
     return {row.id: row.name for row in connection.execute(select(table.c.id, table.c.name).where(table.c.id.in_(ids)))}
-
-
-def _entry(row: Row[Any], place: schedule.Place | None, instance: str, program: str, begins: str) -> QueueEntry:
-    waits_for = begins if JobStatus(row.status) is JobStatus.QUEUED else None
-    return QueueEntry(
-        id=row.id,
-        instance=instance,
-        backend=row.backend,
-        program=program,
-        session_id=row.session_id,
-        status=JobStatus(row.status),
-        priority=row.priority,
-        position=place.position if place else None,
-        waits_for=place.waits_for if place else waits_for,
-        created=utc(row.created),
-        started=utc(row.started) if row.started else None,
-    )

@@ -17,7 +17,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -134,7 +133,7 @@ class Jobs:
     def _sweep(self) -> None:
         """Jobs that servers have left which are gone: those that run end by themselves."""
         for job in self._cluster.jobs(f"{BUILDER}={self._installation}"):
-            made = datetime.fromisoformat(job["metadata"]["creationTimestamp"].replace("Z", "+00:00")).timestamp()
+            made = pods.moment(job["metadata"]["creationTimestamp"])
             waits = (job.get("status") or {}).get("ready", 0) == 0
             if waits and time.time() - made > self._pending + ABANDONED_SECONDS:
                 log.warning("the Job %s is removed: who made it is gone", job["metadata"]["name"])

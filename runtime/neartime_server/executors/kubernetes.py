@@ -20,7 +20,6 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
 from typing import Any, Final, TypeVar
 
 from kubernetes.client.exceptions import ApiException
@@ -532,9 +531,9 @@ class KubernetesExecutor:
     def _sweep(self) -> None:
         """Pods that checked images for servers that are gone."""
         for pod in self._pods.all():
-            made = datetime.fromisoformat(pod["metadata"]["creationTimestamp"].replace("Z", "+00:00"))
+            made = pods.moment(pod["metadata"]["creationTimestamp"])
             nobodys = pods.worker_of(pod) is None and pods.spare_of(pod) is None
-            if nobodys and time.time() - made.timestamp() > STALE_SECONDS:
+            if nobodys and time.time() - made > STALE_SECONDS:
                 self._spawn(self._remove(pod["metadata"]["name"]))
 
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:

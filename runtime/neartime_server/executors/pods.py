@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
 
 from neartime.contract.jobs import ReasonCode
@@ -53,6 +54,11 @@ class Obstacle:
 def worker_of(pod: Object) -> str | None:
     worker: str | None = pod["metadata"].get("labels", {}).get(WORKER)
     return worker
+
+
+def moment(text: str) -> float:
+    """Seconds since the epoch, of a time as the API writes it."""
+    return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
 
 
 def spare_of(pod: Object) -> str | None:

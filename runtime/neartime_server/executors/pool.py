@@ -12,8 +12,7 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
 from neartime.contract.backends import Placement
 from neartime.contract.launch import Launch
@@ -189,5 +188,4 @@ class Pool:
 
 def _started(pod: Object) -> float:
     """Seconds since the epoch; what Kubernetes counts a pod's deadline from, where it has a node."""
-    text: Any = (pod.get("status") or {}).get("startTime") or pod["metadata"]["creationTimestamp"]
-    return datetime.fromisoformat(str(text).replace("Z", "+00:00")).timestamp()
+    return pods.moment((pod.get("status") or {}).get("startTime") or pod["metadata"]["creationTimestamp"])
